@@ -1,0 +1,158 @@
+"""The actor: the policy as the loop uses it. Which rows go through the model together, and which streams come back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from rlent import noise
+from rlent.ledger import second_moment
+from rlent.plan import Plan
+from rlent.policy.parts import cut
+from rlent.policy.policy import Policy
+from rlent.types import Batch
+from rlent.world import World, merge
+
+
+@dataclass
+class Minibatch:
+    """The rows of one update on this rank, and how they are cut into parts (positions in `batch`)."""
+
+    batch: Batch
+    index: int
+    parts: list[list[int]]
+
+    @property
+    def first(self) -> bool:
+        """Whether the policy is still the one that started the step."""
+        return self.index == 0
+
+
+@dataclass
+class Actor:
+    """The policy, the frozen models, and the plan of what to compute.
+
+    Parts are drawn once a step, before the look-back, and the first epoch uses the same cut, so that `old_logp` and the first
+    update's `logp` come from the same arithmetic.
+    """
+
+    policy: Policy
+    plan: Plan
+    models: Mapping[str, Policy]
+    world: World
+    temperature: float
+    minibatches: int
+    epochs: int
+    tokens_per_part: int
+    seed: int
+    layout: list[list[list[int]]] = field(default_factory=list)
+    halved: int = 0
+    old_probes: tuple[str, ...] = ()
+
+    # ---- cutting ------------------------------------------------------------------------------------------------
+
+    def _minibatch_rows(self, batch: Batch, epoch: int) -> list[list[int]]:
+        """Positions of this rank's rows in each minibatch: whole groups, in an order drawn per (seed, step, epoch)."""
+        groups = sorted({g for share in self.world.all_gather(sorted(set(batch["group"].tolist()))) for g in share})
+        order = [groups[i] for i in noise.permutation(len(groups), self.seed, batch["step"], "minibatches", epoch)]
+        count = min(self.minibatches, len(order)) or 1
+        bounds = [len(order) * i // count for i in range(count + 1)]
+        where: dict[int, int] = {g: m for m in range(count) for g in order[bounds[m] : bounds[m + 1]]}
+        rows: list[list[int]] = [[] for _ in range(count)]
+        for position, group in enumerate(batch["group"].tolist()):
+            rows[where[group]].append(position)
+        return rows
+
+    def _parts(self, batch: Batch) -> list[list[int]]:
+        lengths = [len(p) + int(n) for p, n in zip(batch["prompt_ids"], batch.lengths.tolist(), strict=True)]
+        return cut(lengths, self.tokens_per_part) if lengths else []
+
+    def split(self, batch: Batch) -> Iterator[Minibatch]:
+        """The minibatches of a step, epoch after epoch."""
+        index = 0
+        for epoch in range(self.epochs):
+            for rows in self._minibatch_rows(batch, epoch):
+                picked = batch.select(rows)
+                yield Minibatch(picked, index, self._parts(picked))
+                index += 1
+
+    # ---- forwards without gradient --------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _forward(self, policy: Policy, batch: Batch, parts: Sequence[Sequence[int]], *, entropy: bool, probes: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Streams of all rows [n, T], part by part."""
+        out: dict[str, Tensor] = {}
+        for positions in parts:
+            part = batch.select(positions)
+            for name, value in policy.look(part, temperature=self.temperature, entropy=entropy, probes=probes).items():
+                if name not in out:
+                    out[name] = value.new_zeros((len(batch), batch.width))
+                out[name][torch.as_tensor(positions)[:, None], torch.arange(part.width)] = value
+        if not out:
+            names = ["logp", *(["entropy"] if entropy else []), *probes]
+            out = {n: torch.zeros((len(batch), batch.width)) for n in names}
+        return out
+
+    def probes(self, wanted: set[str]) -> dict[str, Any]:
+        """The planned probes among `wanted`, bound to their options."""
+        return {n.name: partial(n.fn, **n.options) for n in self.plan.nodes["probe"] if n.name in wanted}
+
+    def look_back(self, batch: Batch) -> Batch:
+        """`old_*` and the streams of frozen models, with the cut of the first epoch. Nothing runs that the plan does not need."""
+        if self.plan.needs_look:
+            found: dict[str, Tensor] = {}
+            for rows in self._minibatch_rows(batch, 0):
+                picked = batch.select(rows)
+                streams = self._forward(self.policy, picked, self._parts(picked), entropy=True, probes=self.probes(self.plan.look | self.plan.now))
+                for name, value in streams.items():
+                    if name not in found:
+                        found[name] = value.new_zeros((len(batch), batch.width))
+                    found[name][torch.as_tensor(rows, dtype=torch.long)[:, None], torch.arange(picked.width)] = value
+            batch = batch.with_(**{f"old_{k}": v for k, v in found.items()})
+        for name, wanted in self.plan.models.items():
+            streams = self._forward(self.models[name], batch, self._parts(batch), entropy="entropy" in wanted, probes={})
+            batch = batch.with_(**{f"{name}_{k}": v for k, v in streams.items() if k in wanted})
+        return batch
+
+    def now(self, minibatch: Minibatch) -> Minibatch:
+        """`now_*` of a minibatch: the look-back's values in the first one, a forward without gradient after that."""
+        wanted = self.plan.now
+        if not wanted:
+            return minibatch
+        if minibatch.first:
+            streams = {k: minibatch.batch[f"old_{k}"] for k in wanted}
+        else:
+            streams = self._forward(self.policy, minibatch.batch, minibatch.parts, entropy="entropy" in wanted, probes=self.probes(wanted))
+        return Minibatch(minibatch.batch.with_(**{f"now_{k}": v for k, v in streams.items() if k in wanted}), minibatch.index, minibatch.parts)
+
+    def measure(self, batch: Batch) -> dict[str, Tensor]:
+        """`logp`, `entropy` and the second moment of given rows under the current policy (the entropy ledger)."""
+        return self._forward(self.policy, batch, self._parts(batch), entropy=True, probes={"second": second_moment})
+
+    # ---- the forward with gradient, and the step ------------------------------------------------------------------
+
+    def __call__(self, part: Batch) -> dict[str, Tensor]:
+        """The live streams of a part, with gradient."""
+        live = self.plan.live
+        return self.policy(part, temperature=self.temperature, entropy="entropy" in live, probes=self.probes(live))
+
+    def step(self) -> dict[str, float]:
+        """One optimizer update; gradients are summed over ranks first (denominators are global already)."""
+        if self.world.size > 1:
+            for parameter in self.policy.model.parameters():
+                if parameter.requires_grad:
+                    if parameter.grad is None:
+                        parameter.grad = torch.zeros_like(parameter)
+                    dist.all_reduce(parameter.grad)
+        return self.policy.step()
+
+
+def join(parts: Sequence[Batch]) -> Batch:
+    """Records of parts as one batch in row order."""
+    return merge(parts)

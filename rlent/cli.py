@@ -1,0 +1,312 @@
+"""The command line: verbs, and no logic. Whatever is heavy is imported by the verb that needs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from rlent import __version__
+from rlent.errors import RlentError
+
+TRACEBACK = "--traceback"
+
+
+class Verbs(TyperGroup):
+    """Says what went wrong in a sentence: `error: ...` on stderr, and the exit code of the error's class.
+
+    Errors that rlent raises on purpose, and the system's (a full disk, no permission), have no traceback unless
+    `--traceback` or RLENT_TRACEBACK=1 asks for it. Anything else is a defect and shows where it happened.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """`--traceback` may stand anywhere on the line."""
+        if TRACEBACK in args:
+            args = [TRACEBACK, *(a for a in args if a != TRACEBACK)]
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            typer.echo("interrupted", err=True)
+            raise typer.Exit(130) from None
+        except BrokenPipeError:
+            raise  # the reader of a pipe has gone; typer ends quietly
+        except (RlentError, OSError) as error:
+            if ctx.params.get("with_traceback") or os.environ.get("RLENT_TRACEBACK") == "1":
+                traceback.print_exc()
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(error.exit_code if isinstance(error, RlentError) else 1) from error
+
+
+app = typer.Typer(
+    cls=Verbs,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+)
+
+ConfigDirs = Annotated[
+    list[str] | None, typer.Option("--config-dir", metavar="DIR", help="A folder of your own recipes, options and functions. May be repeated.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="OVERRIDES", show_default=False, help="key=value, group=option, +group=option, ~key")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"rlent {__version__}")
+        raise typer.Exit
+
+
+@app.callback(epilog="\b\nExamples:\n  rlent train recipe=clipcov trainer.steps=50\n  rlent ls\n  rlent show klcov\n  rlent COMMAND --help")
+def root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    with_traceback: Annotated[bool, typer.Option(TRACEBACK, help="Show where an error came from (or set RLENT_TRACEBACK=1).")] = False,
+) -> None:
+    """Experiments on the entropy of language models under reinforcement learning with verifiable rewards."""
+
+
+@app.command()
+def train(
+    overrides: Overrides = None,
+    multirun: Annotated[bool, typer.Option("--multirun", "-m", help="One job for each combination of the comma-separated values.")] = False,
+    config_dir: ConfigDirs = None,
+    resume: Annotated[str | None, typer.Option(metavar="DIR", help="Continue the run in DIR from its last checkpoint.")] = None,
+    start_from: Annotated[
+        str | None, typer.Option("--from", metavar="RUN|PATH", help="A new run that starts from the weights of a finished run or of a model folder.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Compose, check, print what would run, and stop.")] = False,
+) -> None:
+    """Train a recipe.
+
+    \b
+    Examples:
+      rlent train recipe=clipcov
+      rlent train recipe=clipcov shape.clip_cov.fraction=0.01 trainer.steps=50 run.dir=outputs/mine
+      rlent train 'shape=[erc,clip_cov]' loss=clip_higher
+      rlent train -m recipe=grpo,clipcov,klcov seed=0,1,2
+      rlent train --resume outputs/mine
+      rlent train --config-dir my/ recipe=mine
+    """
+    from rlent import commands
+
+    code = commands.train(
+        overrides or [], multirun=multirun, config_dirs=config_dir or [], resume=resume, start_from=start_from, dry_run=dry_run
+    )
+    raise typer.Exit(code)
+
+
+@app.command("eval")
+def evaluate(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="ARGS", show_default=False, help="run=DIR, checkpoint=DIR/checkpoints/step_000100 or model=PATH, and overrides of the recipe."),
+    ] = None,
+    pass_at_k: Annotated[int | None, typer.Option("--pass-at-k", metavar="K", min=1, help="Estimate pass@1, 2, 4, ... K.")] = None,
+    n: Annotated[int | None, typer.Option("--n", metavar="N", min=1, help="Samples of each problem; more than K narrows the interval.")] = None,
+    greedy: Annotated[bool, typer.Option("--greedy", help="One response to each problem, always the likeliest token.")] = False,
+    temperature: Annotated[float | None, typer.Option(metavar="T", min=0.0, help="Sampling temperature; otherwise eval.temperature.")] = None,
+    problems: Annotated[int | None, typer.Option(metavar="N", min=1, help="The first N held-out problems.")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of the evaluation's own draws.")] = None,
+    out: Annotated[str | None, typer.Option(metavar="DIR", help="Where to write; otherwise the run's eval folder.")] = None,
+    as_json: AsJson = False,
+    config_dir: ConfigDirs = None,
+) -> None:
+    """Evaluate a run, a checkpoint or a model on held-out problems.
+
+    \b
+    Examples:
+      rlent eval --pass-at-k 64 run=outputs/mine
+      rlent eval --pass-at-k 16 --problems 64 checkpoint=outputs/mine/checkpoints/step_000100
+      rlent eval --greedy model=tiny
+      rlent eval --pass-at-k 8 model=path/to/model data=file data.path=problems.jsonl
+    """
+    from rlent import commands
+
+    code = commands.evaluate(
+        arguments or [],
+        pass_at_k=pass_at_k,
+        n=n,
+        greedy=greedy,
+        temperature=temperature,
+        problems=problems,
+        seed=seed,
+        out=out,
+        as_json=as_json,
+        config_dirs=config_dir or [],
+    )
+    raise typer.Exit(code)
+
+
+@app.command("ls")
+def list_(
+    seat: Annotated[str | None, typer.Option(metavar="SEAT", help="The options of one seat: shape, loss, regularize, ...")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Methods, and the options of every seat and group (model, data, engine, ...).")] = False,
+    as_json: AsJson = False,
+    config_dir: ConfigDirs = None,
+) -> None:
+    """List the methods, or what can be put in a seat.
+
+    CHECKED says what a method's numbers were compared with: the authors' own code, the paper's formula, or nothing.
+
+    \b
+    Examples:
+      rlent ls
+      rlent ls --seat shape
+      rlent ls --all --json
+    """
+    from rlent import catalog
+
+    raise typer.Exit(catalog.main(config_dir or [], seat=seat, everything=everything, as_json=as_json))
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="A recipe's name, as `rlent ls` prints it.")],
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+    config_dir: ConfigDirs = None,
+) -> None:
+    """Show a method: its card, options and plan.
+
+    Every option comes with the file that gave it its value; overrides are taken as `rlent train` takes them.
+
+    \b
+    Examples:
+      rlent show clipcov
+      rlent show clipcov +shape=erc trainer.minibatches=8
+    """
+    from rlent import commands
+
+    raise typer.Exit(commands.show(name, overrides or [], config_dirs=config_dir or [], as_json=as_json))
+
+
+@app.command()
+def check(overrides: Overrides = None, as_json: AsJson = False, config_dir: ConfigDirs = None) -> None:
+    """Check a recipe and its data without starting anything. All problems are printed at once; exit code 2.
+
+    \b
+    Examples:
+      rlent check recipe=klcov sampler.n=8
+      rlent check --config-dir my/ recipe=mine data=file data.path=problems.jsonl
+    """
+    from rlent import commands
+
+    raise typer.Exit(commands.check(overrides or [], config_dirs=config_dir or [], as_json=as_json))
+
+
+@app.command()
+def verify(
+    vectors: Annotated[str | None, typer.Option(metavar="DIR", help="A folder of vector files; otherwise tests/golden of the checkout.")] = None,
+    only: Annotated[str | None, typer.Option(metavar="NAME,...", help="Only the vectors of these methods.")] = None,
+    as_json: AsJson = False,
+    config_dir: ConfigDirs = None,
+) -> None:
+    """Compare the recipes with the authors' own code.
+
+    Values and gradients of vector files; exit code 1 if any differs.
+
+    \b
+    Examples:
+      rlent verify
+      rlent verify --only clip_cov,kl_cov
+      rlent verify --vectors path/to/vectors --json
+    """
+    from rlent import commands
+
+    names = [n.strip() for n in (only or "").split(",") if n.strip()]
+    raise typer.Exit(commands.verify(vectors=vectors, only=names, config_dirs=config_dir or [], as_json=as_json))
+
+
+@app.command()
+def explain(
+    name: Annotated[str | None, typer.Argument(metavar="[METRIC]", show_default=False, help="A metric's name as it is logged; all of them without it.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Explain a metric: its unit, its definition, and how to read it.
+
+    \b
+    Examples:
+      rlent explain entropy/seq_mean
+      rlent explain cov/top_0.02
+      rlent explain
+    """
+    from dataclasses import asdict
+
+    from rlent import metrics
+
+    if name:
+        text = metrics.describe(name)  # refuses an unknown name
+        typer.echo(json.dumps(asdict(metrics.explain(name)), indent=1) if as_json else text)
+        return
+    found = metrics.all_metrics()
+    if as_json:
+        typer.echo(json.dumps([asdict(m) for m in found], indent=1))
+        return
+    group = None
+    for metric in found:
+        if group != (group := metric.name.partition("/")[0]):
+            typer.echo(f"\n{group}")
+        typer.echo(f"  {metric.name} [{metric.unit}]: {metric.meaning}")
+    typer.echo("\nHow to read one: rlent explain NAME")
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="The method's name: a Python name like entropy_floor.")],
+    seat: Annotated[str, typer.Option(metavar="SEAT", help="reward, advantage, shape, loss, regularize, control or probe.")],
+    folder: Annotated[str | None, typer.Option("--dir", metavar="DIR", help="A folder of your own; without it, the checkout you are in.")] = None,
+) -> None:
+    """Begin a method of your own.
+
+    Writes the function, its option file, its card and a test that fails until you fill it in. Nothing is overwritten.
+
+    \b
+    Examples:
+      rlent new spark --seat shape
+      rlent new brevity --seat reward --dir my/
+    """
+    from rlent import scaffold
+
+    made = scaffold.make(name, seat, Path(folder) if folder else None)
+    typer.echo("\n".join([*(f"wrote {file}" for file in made.files), "", "next:", *(f"  {i}. {step}" for i, step in enumerate(made.steps, 1))]))
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Say what this machine offers a run.
+
+    What was found, and what it means; exit code 1 if something needed is broken.
+    """
+    from rlent import doctor as examination
+
+    raise typer.Exit(examination.main(as_json=as_json))
+
+
+@app.command()
+def upload(run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder that was tracked offline.")]) -> None:
+    """Send a run to Weights & Biases; needs `wandb login`.
+
+    \b
+    Example:
+      rlent upload outputs/mine
+    """
+    from rlent.track import upload as send
+
+    typer.echo(send(run.removeprefix("run=")))
+
+
+def main() -> None:
+    """Entry point of the `rlent` script."""
+    app(prog_name="rlent")
+
+

@@ -1,0 +1,178 @@
+"""What the verbs of the command line do. Imported late, so that `rlent --help` stays quick."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rlent import recipe as recipes
+from rlent.errors import NonFinite, UsageError
+from rlent.recipe import Recipe
+
+
+def train(
+    overrides: Sequence[str],
+    *,
+    multirun: bool = False,
+    config_dirs: Sequence[str] = (),
+    resume: str | None = None,
+    start_from: str | None = None,
+    dry_run: bool = False,
+) -> int:
+    """Train, resume, or sweep. Returns the exit code: 0 done, 130 stopped by a signal (resume it)."""
+    if multirun:
+        if resume or start_from:
+            raise UsageError("-m starts new runs; --resume and --from are for one run (the same -m command continues a sweep)")
+        from rlent import sweep
+
+        return sweep.run(list(overrides), config_dirs, dry_run=dry_run)
+    from rlent.run import Run
+
+    if resume:
+        run = Run.resume(resume, _resume_overrides(overrides))
+    else:
+        given = list(overrides)
+        if start_from:
+            given.append(f"model.path={weights_of(start_from)}")
+        recipe = recipes.load(given, config_dirs)
+        if dry_run:
+            print("\n".join(describe(recipe)))
+            return 0
+        run = Run.start(recipe)
+    return _train(run)
+
+
+def _train(run: Any) -> int:
+    from rlent.loop import train as loop
+
+    with run:
+        if run.world.leads:
+            run.tracker.say(f"run {run.folder.path} ({run.recipe.name}, seed {run.seed}, steps {run.done + 1} to {run.total})")
+            run.tracker.say(f"resume with: {run.folder.resume_command}")
+            for warning in run.recipe.warnings:
+                run.tracker.say(f"warning: {warning}")
+        try:
+            loop(run)
+        except NonFinite as error:
+            path = run.keep_failed(error)
+            kept = f"; the batch is in {path}" if path else ""
+            raise NonFinite(f"step {run.step}: {error}{kept}. Earlier checkpoints are whole") from error
+        if run.stopped and run.world.leads:
+            run.tracker.say(f"{run.stopped} after step {run.done}; continue with: {run.folder.resume_command}")
+        elif run.world.leads:
+            run.tracker.say(f"done: {run.folder.path}; next: rlent eval --pass-at-k 64 run={run.folder.path}")
+    return 130 if run.stopped and "SIG" in run.stopped else 0
+
+
+def _resume_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """A resumed run is the same run: only its end may be moved."""
+    allowed = {"trainer.steps", "trainer.max_time", "checkpoint.every", "checkpoint.keep", "track.console", "track.mode", "scale.threads"}
+    found = {o.key_or_group: o.value() for o in recipes.parse(overrides)}
+    refused = sorted(set(found) - allowed)
+    if refused:
+        raise UsageError(f"--resume continues the same run; {', '.join(refused)} cannot change (only {', '.join(sorted(allowed))})")
+    return found
+
+
+def weights_of(place: str) -> str:
+    """The model folder behind RUN or PATH, for a warm start.
+
+    Raises:
+        UsageError: a run that has exported no model yet.
+    """
+    path = Path(place)
+    if (path / "recipe.yaml").is_file():
+        if not (path / "model" / "config.json").is_file():
+            raise UsageError(f"run '{place}' has exported no model yet; finish it with `rlent train --resume {place}`")
+        return str((path / "model").resolve())
+    return str(path.resolve()) if path.exists() else place
+
+
+def describe(recipe: Recipe) -> list[str]:
+    """What would run: differences from plain GRPO, the plan, the warnings."""
+    lines = [f"recipe {recipe.name}", "differs from plain GRPO in:"]
+    lines += [f"  {d}" for d in recipes.differences(recipe.config)] or ["  nothing"]
+    lines += ["plan:"] + [f"  {line}" for line in recipe.plan.lines()]
+    lines += [f"warning: {w}" for w in recipe.warnings]
+    return lines
+
+
+def show(name: str, overrides: Sequence[str] = (), *, config_dirs: Sequence[str] = (), as_json: bool = False) -> int:
+    """Print a method's card, its options with the file each value came from, and the plan."""
+    recipe = recipes.load([f"recipe={name}", *overrides], config_dirs)
+    card = {k: v for k, v in (recipe.config.get("card") or {}).items() if k != "golden"}
+    seats = ("sampler", "reward", "advantage", "shape", "loss", "regularize", "control", "probe")
+    flat = recipes.flat({k: recipe.config[k] for k in seats if recipe.config.get(k)})
+    options = [{"option": k, "value": v, "from": recipe.sources.get(k, "default")} for k, v in flat.items() if not k.endswith("_target_")]
+    if as_json:
+        plan = recipe.plan.lines()
+        print(json.dumps({"card": card, "options": options, "plan": plan, "config": recipe.config, "warnings": recipe.warnings}, indent=1, default=str))
+        return 0
+    text = _header(name, config_dirs)
+    print(text if text else name)
+    for key, value in card.items():
+        print(f"  {key}: {value}")
+    for seat in seats:
+        for node in recipe.plan.nodes.get(seat, []):
+            print(f"\n{node.path}: {node.target}")
+            doc = (node.fn.__doc__ if not node.stateful else type(node.fn).__doc__) or ""
+            for line in doc.strip().splitlines():
+                print(f"    {line.strip()}" if line.strip() else "")
+    print("\noptions")
+    width = max((len(o["option"]) for o in options), default=10)
+    for o in options:
+        print(f"  {o['option']:<{width}}  {o['value']!s:<12}  {o['from']}")
+    print("\nplan")
+    print("\n".join(f"  {line}" for line in recipe.plan.lines()))
+    for warning in recipe.warnings:
+        print(f"warning: {warning}")
+    return 0
+
+
+def _header(name: str, config_dirs: Sequence[str]) -> str:
+    file = recipes.groups(config_dirs).get("recipe", {}).get(name)
+    if file is None:
+        return ""
+    lines = []
+    for line in file.read_text().splitlines():
+        if not line.startswith("#"):
+            break
+        if "@package" not in line:
+            lines.append(line.lstrip("# ").rstrip())
+    return "\n".join(lines)
+
+
+def check(overrides: Sequence[str], *, config_dirs: Sequence[str] = (), as_json: bool = False) -> int:
+    """Compose and check a recipe, and its data; nothing is started."""
+    recipe = recipes.load(list(overrides), config_dirs)
+    source = recipes.build(recipe["data"])
+    if hasattr(source, "check"):
+        source.check()
+    if as_json:
+        print(json.dumps({"recipe": recipe.name, "warnings": recipe.warnings, "plan": recipe.plan.lines()}))
+    else:
+        print("\n".join([*describe(recipe), "no problems"]))
+    return 0
+
+
+def verify(*, vectors: str | None = None, only: Sequence[str] = (), config_dirs: Sequence[str] = (), as_json: bool = False) -> int:
+    """Run vector files through the composed recipes; 1 if any fails."""
+    from rlent import verify as verifier
+
+    return verifier.main(Path(vectors) if vectors else None, list(only), list(config_dirs), as_json=as_json)
+
+
+def evaluate(arguments: Sequence[str], **options: Any) -> int:
+    """Evaluate a run, a checkpoint or a model."""
+    from rlent.eval.command import main
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    return main(list(arguments), **options)
+
+
+def warn(text: str) -> None:
+    print(text, file=sys.stderr)

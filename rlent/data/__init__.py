@@ -1,0 +1,1 @@
+"""Where problems come from: the embedded countdown task, files, the Hugging Face hub."""

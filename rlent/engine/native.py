@@ -1,0 +1,307 @@
+"""The engine that needs nothing: a Hugging Face causal language model, sampled in this process.
+
+It samples the policy's own module, so there are no weights to copy and nothing to keep in step. Requests with the same
+prompt and prefix share one reading of it. Finished rows leave the batch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from rlent import noise
+from rlent.engine.base import Weights
+from rlent.engine.decode import Decoder, LeanDecoder
+from rlent.engine.warp import draw, entropy_of, warp
+from rlent.errors import EngineError, ModelError, NonFinite
+from rlent.options import PositiveCount
+from rlent.types import Request, Rollouts
+
+_NOISE_BLOCK = 64  # positions for which draws are hashed at once
+_LEAVE_SHARE = 0.25  # finished rows leave the batch once they are this share of it
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """Where decoding is, for processors. n rows are still in the batch.
+
+    `rows` are indices into `requests`, the requests of the whole call; `position` is the response position about to be
+    drawn, prefix included; `tokens` are the tokens sampled so far (without the prefix), oldest first.
+    """
+
+    requests: Sequence[Request]
+    rows: Int[Tensor, " n"]
+    position: Int[Tensor, " n"]
+    tokens: Int[Tensor, "n t"]
+
+
+class Processor(Protocol):
+    """Changes logits before temperature, top-k and top-p. Must be row-wise: a row's result depends on that row alone."""
+
+    def __call__(self, logits: Float[Tensor, "n V"], cursor: Cursor) -> Float[Tensor, "n V"]: ...
+
+
+class NativeEngine:
+    """Samples a Hugging Face causal language model in process.
+
+    `max_batch_tokens` bounds rows times (longest context + longest response) of what is decoded at once; it changes
+    memory and time, not results. `lean` chooses the decoder for the plain Llama family: null takes it where it fits,
+    false never, true refuses a model that it does not fit.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        pad_id: int,
+        processors: Sequence[Processor] = (),
+        *,
+        max_batch_tokens: PositiveCount = 262_144,
+        lean: bool | None = None,
+    ) -> None:
+        self.model: Any = model
+        self.pad_id = pad_id
+        self.processors = tuple(processors)
+        self.max_batch_tokens = max_batch_tokens
+        self.lean = lean
+        self.version = -1
+        text = model.config.get_text_config()  # type: ignore[operator, union-attr]
+        self.vocab: int = text.vocab_size
+        self.limit: int | None = getattr(text, "max_position_embeddings", None)
+
+    def load(self, policy: Weights, version: int) -> None:
+        """Record the version: the weights are the policy's own.
+
+        Raises:
+            EngineError: the policy's module is another one.
+        """
+        if policy.model is not self.model:
+            raise EngineError(
+                "the native engine samples the module it was made with, and this policy has another one; make the engine with policy.model"
+            )
+        self.version = version
+
+    def idle(self) -> AbstractContextManager[None]:
+        """Nothing to give back: no cache outlives `generate`."""
+        return contextlib.nullcontext()
+
+    def generate(self, rows: Sequence[Request], *, entropy: bool = False) -> Rollouts:
+        """See `Engine.generate`. A response that reaches the model's last position ends there, with finish "length".
+
+        The module is in eval mode meanwhile and afterwards as it was, also after an error or an interrupt.
+        """
+        began = time.perf_counter()
+        self._check(rows)
+        tokens, logp, spread = ([[] for _ in rows] for _ in range(3))
+        results = Rollouts(tokens, logp, ["length"] * len(rows), spread if entropy else None, self.version)
+        budget = [min(r.max_tokens, (self.limit or 1 << 62) - len(r.prompt) - len(r.prefix)) for r in rows]
+        with torch.inference_mode(), _evaluating(self.model):
+            decoder = self._decoder()
+            for wave in _waves(rows, budget, self.max_batch_tokens):
+                _Wave(self, decoder, rows, wave, budget).run(results)
+        results.seconds = time.perf_counter() - began
+        return results
+
+    def _decoder(self) -> Decoder:
+        if self.lean is False:
+            return Decoder(self.model, self.pad_id)
+        obstacle = LeanDecoder.obstacle(self.model)
+        if obstacle is None:
+            return LeanDecoder(self.model, self.pad_id)
+        if self.lean:
+            raise EngineError(f"engine.lean is true, but this model cannot use the lean decoder: {obstacle}; leave engine.lean null")
+        return Decoder(self.model, self.pad_id)
+
+    def _check(self, rows: Sequence[Request]) -> None:
+        """Refuse what cannot be sampled, by row."""
+        checked: set[int] = set()
+        for i, r in enumerate(rows):
+            if not len(r.prompt):
+                raise EngineError(f"row {i} (key {r.key}): the prompt has 0 tokens; at least 1 is needed")
+            length = len(r.prompt) + len(r.prefix)
+            if self.limit is not None and length >= self.limit:
+                raise ModelError(
+                    f"row {i} (key {r.key}): prompt and prefix have {length} tokens; the model has {self.limit} positions, "
+                    f"and at least one is needed for the response"
+                )
+            for ids in (r.prompt, r.prefix):
+                if id(ids) not in checked and len(ids) and not 0 <= min(ids) <= max(ids) < self.vocab:
+                    found = f"token ids from {min(ids)} to {max(ids)}"
+                    raise EngineError(f"row {i} (key {r.key}): {found}; the vocabulary is 0 to {self.vocab - 1}")
+                checked.add(id(ids))
+            for name, value, good, accepted in (
+                ("max_tokens", r.max_tokens, r.max_tokens >= 0, "0 or more"),
+                ("temperature", r.temperature, 0 <= r.temperature < float("inf"), "a finite number from 0 (greedy)"),
+                ("top_p", r.top_p, 0 < r.top_p <= 1, "above 0 and at most 1"),
+                ("top_k", r.top_k, r.top_k >= 0, "0 (off) or more"),
+            ):
+                if not good:
+                    raise EngineError(f"row {i} (key {r.key}): {name} is {value}; {accepted} is accepted")
+
+
+@contextlib.contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside; every submodule's own mode is put back."""
+    training = [m for m in model.modules() if m.training]
+    try:
+        for m in training:
+            m.training = False
+        yield
+    finally:
+        for m in training:
+            m.training = True
+
+
+def _waves(rows: Sequence[Request], budget: Sequence[int], max_tokens: int) -> Iterator[list[list[int]]]:
+    """Row indices to decode together, grouped by equal context, within `max_tokens` (a row alone may exceed it)."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for i, r in enumerate(rows):
+        if budget[i] > 0:
+            groups.setdefault((*r.prompt, *r.prefix), []).append(i)
+    wave: list[list[int]] = []
+    count = context = response = 0
+    for ids, group in sorted(groups.items(), key=lambda item: len(item[0])):
+        fresh = True
+        for i in group:
+            wide = max(context, len(ids)) + max(response, budget[i])
+            if wave and (count + 1) * wide > max_tokens:
+                yield wave
+                wave, count, context, response, fresh = [], 0, 0, 0, True
+            if fresh:
+                wave.append([])
+                fresh = False
+            wave[-1].append(i)
+            count, context, response = count + 1, len(ids), max(response, budget[i])
+    if wave:
+        yield wave
+
+
+class _Wave:
+    """Rows decoded together. Names: n rows still in the batch; `alive` says which of the wave's N rows they are."""
+
+    def __init__(
+        self, engine: NativeEngine, decoder: Decoder, requests: Sequence[Request], groups: list[list[int]], budget: Sequence[int]
+    ) -> None:
+        self.engine, self.decoder, self.requests = engine, decoder, requests
+        self.device = decoder.device
+        self.order = [i for group in groups for i in group]
+        rows = [requests[i] for i in self.order]
+        self.contexts = [[*requests[g[0]].prompt, *requests[g[0]].prefix] for g in groups]
+        self.context_of = torch.tensor([g for g, group in enumerate(groups) for _ in group])
+        self.steps = max(budget[i] for i in self.order)
+        self.keys = [r.key for r in rows]
+        self.start = torch.tensor([len(r.prefix) for r in rows])  # response position of the first sampled token
+        self.text_start = torch.tensor([len(r.prompt) + len(r.prefix) for r in rows]).to(self.device)
+        self.alive = torch.arange(len(rows), device=self.device)
+        self.end = torch.tensor([budget[i] for i in self.order]).to(self.device)  # sampled tokens of each alive row, at most
+        self.stopped = torch.zeros(len(rows), dtype=torch.bool, device=self.device)
+        self.settings: tuple[Any, ...] = tuple(_shared([getattr(r, k) for r in rows], self.device) for k in ("temperature", "top_k", "top_p"))
+        self.stop = _stop_table([r.stop for r in rows], self.device)
+
+    def run(self, results: Rollouts) -> None:
+        """Sample every row to its end and write it into `results`."""
+        total, device, want_entropy = len(self.order), self.device, results.sampler_entropy is not None
+        look_every = 1 if device.type == "cpu" else 8  # how often the host waits for the device
+        logits = self.decoder.start(self.contexts, self.context_of, self.steps)
+        number = torch.promote_types(logits.dtype, torch.float32)
+        tokens = torch.zeros(total, self.steps, dtype=torch.long, device=device)
+        logps = torch.zeros(total, self.steps, dtype=number, device=device)
+        entropies = torch.zeros(total, self.steps if want_entropy else 0, dtype=number, device=device)
+        end, stopped = torch.zeros_like(self.end), torch.zeros_like(self.stopped)
+        for t in range(self.steps):
+            if t % _NOISE_BLOCK == 0:
+                u = self._uniforms(t)
+            logp = warp(self._processed(logits, tokens, t), *self.settings)
+            token = draw(logp, u[:, t % _NOISE_BLOCK][self.alive])
+            tokens[self.alive, t] = token
+            logps[self.alive, t] = logp.gather(1, token[:, None]).squeeze(1)
+            if want_entropy:
+                entropies[self.alive, t] = entropy_of(logp)
+            hit = (token[:, None] == self.stop).any(1) & (t < self.end)
+            self.stopped |= hit
+            self.end = torch.where(hit, t + 1, self.end)
+            if (t + 1) % look_every == 0 or t + 1 == self.steps:
+                end[self.alive], stopped[self.alive] = self.end, self.stopped
+                self._refuse_nan(logps[:, : t + 1], end)
+                going = self.end > t + 1
+                left = int(going.sum())
+                if left == 0:
+                    break
+                if left <= (1 - _LEAVE_SHARE) * len(going):
+                    keep = going.nonzero().squeeze(1)
+                    self._select(keep)
+                    token = token[keep]
+            position = self.text_start[self.alive] + t
+            if self.engine.limit is not None:
+                position = position.clamp(max=self.engine.limit - 1)  # only finished rows come that far
+            logits = self.decoder.step(token, position)
+        self._write(results, tokens, logps, entropies, end, stopped)
+
+    def _processed(self, logits: Float[Tensor, "n V"], tokens: Int[Tensor, "N S"], t: int) -> Float[Tensor, "n V"]:
+        if self.engine.processors:
+            order = torch.tensor(self.order, device=self.device)
+            cursor = Cursor(self.requests, order[self.alive], self.start.to(self.device)[self.alive] + t, tokens[self.alive, :t])
+            for process in self.engine.processors:
+                logits = process(logits, cursor)
+        return logits
+
+    def _uniforms(self, t: int) -> Float[Tensor, "N block"]:
+        """The draws of all rows of the wave for sampled tokens t, t + 1, ..."""
+        positions = self.start[:, None] + torch.arange(t, min(t + _NOISE_BLOCK, self.steps))
+        u = torch.empty(positions.shape, dtype=torch.float64)
+        by_length: dict[int, list[int]] = {}
+        for i, key in enumerate(self.keys):
+            by_length.setdefault(len(key), []).append(i)
+        for rows in by_length.values():
+            counters = torch.tensor([self.keys[i] for i in rows]).T[..., None]  # [counters, rows, 1]
+            u[rows] = noise.uniform(*counters, positions[rows])
+        return u.to(self.device)
+
+    def _select(self, keep: Int[Tensor, " m"]) -> None:
+        self.decoder.select(keep)
+        self.alive, self.end, self.stopped = self.alive[keep], self.end[keep], self.stopped[keep]
+        self.settings = tuple(s[keep] if isinstance(s, Tensor) else s for s in self.settings)
+        self.stop = self.stop[keep] if len(self.stop) > 1 else self.stop
+
+    def _refuse_nan(self, logps: Float[Tensor, "N t"], end: Int[Tensor, " N"]) -> None:
+        bad = logps.isnan() & (torch.arange(logps.shape[1], device=self.device) < end[:, None])
+        if not bool(bad.any()):
+            return
+        which = bad.any(1).nonzero().squeeze(1).tolist()
+        first = bad.int().argmax(1)
+        named = sorted((self.order[i], int(self.start[i]) + int(first[i])) for i in which)
+        listed = ", ".join(f"row {row} at response position {position}" for row, position in named[:8])
+        more = f" and {len(named) - 8} more" if len(named) > 8 else ""
+        share = f"{len(named)} of {len(self.order)} rows (weights version {self.engine.version})"
+        raise NonFinite(f"the logits are not finite for {share}: {listed}{more}")
+
+    def _write(self, results: Rollouts, tokens: Tensor, logps: Tensor, entropies: Tensor, end: Tensor, stopped: Tensor) -> None:
+        lengths, ended = end.tolist(), stopped.tolist()
+        table, scores = tokens.tolist(), logps.tolist()
+        spread = entropies.tolist()
+        for row, i in enumerate(self.order):
+            n = lengths[row]
+            results.tokens[i], results.sampler_logp[i] = table[row][:n], scores[row][:n]
+            results.finish[i] = "stop" if ended[row] else "length"
+            if results.sampler_entropy is not None:
+                results.sampler_entropy[i] = spread[row][:n]
+
+
+def _shared(values: Sequence[float], device: torch.device) -> float | Tensor:
+    """One number when all rows agree, which is cheaper, else a tensor with one for each."""
+    return values[0] if len(set(values)) == 1 else torch.tensor(values, device=device)
+
+
+def _stop_table(stops: Sequence[frozenset[int]], device: torch.device) -> Int[Tensor, "N S"]:
+    """Stop tokens by row, padded with -1; a single row when all agree."""
+    if len(set(stops)) == 1:
+        stops = stops[:1]
+    width = max(1, *map(len, stops))
+    return torch.tensor([sorted(s) + [-1] * (width - len(s)) for s in stops]).to(device)

@@ -1,0 +1,1 @@
+"""Evaluation: sample, grade, count, and say how sure the numbers are."""

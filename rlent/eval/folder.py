@@ -1,0 +1,141 @@
+"""The evaluation folder: settings first, responses as they are drawn, and how a killed evaluation goes on.
+
+settings.json     what decides the responses and verdicts; checked when an evaluation is continued
+responses.jsonl   one response a line, as they are drawn (`responses.<rank>.jsonl` where several ranks draw)
+eval.json         the numbers, the settings and the counts of each problem; written last
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rlent.errors import DataError, RlentError, UsageError
+from rlent.world import World
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One response and its verdict: a line of `responses.jsonl`.
+
+    `tokens` counts the end of text; `nll` is the mean -log p of the sampled tokens in nats, under the distribution they were drawn
+    from.
+    """
+
+    problem: str
+    source: str
+    sample: int
+    prompt: str
+    gold: Any
+    response: str
+    answer: str | None
+    correct: bool
+    status: str
+    method: str
+    finish: str
+    tokens: int
+    nll: float
+
+
+Found = dict[tuple[str, str], dict[int, Sample]]
+"""Responses by (source, problem) and by number of the sample."""
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON brings it back."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def open_folder(out: Path | None, fixed: Mapping[str, Any], world: World) -> Found:
+    """Check or write the folder's settings, and read the responses in it; rank 0 does, all ranks know or raise."""
+    if out is None:
+        return {}
+    answer: Any = None
+    if world.leads:
+        try:
+            answer = _read(out, _plain(fixed))
+        except RlentError as error:
+            answer = error
+    answer = world.broadcast(answer)
+    if isinstance(answer, RlentError):
+        raise answer
+    return answer  # type: ignore[no-any-return]
+
+
+def _read(out: Path, fixed: Mapping[str, Any]) -> Found:
+    settings, files = out / "settings.json", sorted(out.glob("responses*.jsonl"))
+    if files and not settings.exists():
+        raise UsageError(f"{out} has responses but no settings.json, so nothing says how they were drawn; use another folder")
+    if not settings.exists():
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(settings, {"fingerprint": _fingerprint(fixed), **fixed})
+        return {}
+    try:
+        old = json.loads(settings.read_text(encoding="utf-8"))
+        made_with = old.pop("fingerprint")
+    except (ValueError, KeyError, AttributeError) as error:
+        raise UsageError(f"{settings} cannot be read ({error}); use another folder") from error
+    if made_with != _fingerprint(fixed):
+        what = list(changes(old, fixed)) or ["settings.json was edited"]
+        raise UsageError(f"{out} was made with other settings: {'; '.join(what)}. Use another folder, or the same settings to continue it")
+    found: Found = {}
+    for path in files:
+        for sample in _read_samples(path):
+            found.setdefault((sample.source, sample.problem), {}).setdefault(sample.sample, sample)
+    return found
+
+
+def _fingerprint(fixed: Mapping[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(fixed, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
+
+
+def _read_samples(path: Path) -> Iterator[Sample]:
+    """The file's lines. A last line that a kill left broken is cut off the file, so that the next one begins on its own."""
+    data = path.read_bytes()
+    at = 0
+    for number, line in enumerate(data.splitlines(keepends=True), start=1):
+        try:
+            if not line.endswith(b"\n"):
+                raise ValueError("no end of line")
+            row = json.loads(line)
+            sample = Sample(**row)
+        except (ValueError, TypeError) as error:
+            if at + len(line) == len(data):
+                os.truncate(path, at)
+                return
+            raise DataError(f"{path}, line {number}: not a response ({error}); remove the line to have it drawn again") from error
+        at += len(line)
+        yield sample
+
+
+def append(path: Path, samples: Sequence[Sample]) -> None:
+    """Add lines to the file and see them on disk. Lone surrogates in a response are written as JSON escapes."""
+    text = "".join(json.dumps(asdict(s), ensure_ascii=False, default=str) + "\n" for s in samples)
+    with path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Write the document at once: either all of it is there, or what was there before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(
+        json.dumps(document, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8", errors="backslashreplace"
+    )
+    os.replace(temporary, path)
+
+
+def changes(old: Any, new: Any, where: str = "") -> Iterator[str]:
+    """Every value that differs between two nested mappings, as `key.key was x and is y`."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in sorted({*old, *new}):
+            yield from changes(old.get(key), new.get(key), f"{where}.{key}" if where else key)
+    elif old != new:
+        yield f"{where} was {old!r} and is {new!r}"

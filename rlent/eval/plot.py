@@ -1,0 +1,303 @@
+"""Figures of an evaluation: pass@k against k, and entropy against step beside it. Each comes with its numbers as CSV.
+
+Figures are drawn without pyplot: nothing global is touched, and no display is needed.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import math
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlent.errors import DataError
+from rlent.eval.result import LEVEL, Evaluation
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from rich.table import Table
+
+Rows = Sequence[Mapping[str, Any]]
+
+ENTROPY = "entropy/mean"
+START = "#7f7f7f"
+
+# Okabe and Ito's colours (2008), told apart by the colour-blind; a marker of its own for each, for print in grey.
+PALETTE = {
+    "#0072b2": "o",  # blue
+    "#d55e00": "s",  # vermilion
+    "#009e73": "^",  # green
+    "#cc79a7": "D",  # purple
+    "#e69f00": "v",  # orange
+    "#56b4e9": "P",  # sky blue
+    "#000000": "X",  # black
+}
+KEPT = {"grpo": "#d55e00", "klcov": "#0072b2", "clipcov": "#009e73", "entropybonus": "#cc79a7", "dapo": "#e69f00"}
+
+
+def colours(names: Iterable[str]) -> dict[str, str]:
+    """A colour for each name, the same in every figure for the methods in `KEPT`; others take what is free, in order."""
+    names = list(dict.fromkeys(names))
+    chosen: dict[str, str] = {}
+    for name in names:
+        word = "".join(c for c in name.lower() if c.isalnum())
+        kept = next((colour for method, colour in KEPT.items() if word == method), None)
+        if kept is not None and kept not in chosen.values():
+            chosen[name] = kept
+    free = [c for c in PALETTE if c not in chosen.values()]
+    for name, colour in zip((n for n in names if n not in chosen), itertools.cycle(free or PALETTE), strict=False):
+        chosen[name] = colour
+    return {name: chosen[name] for name in names}
+
+
+def read_metrics(path: Path | str) -> list[dict[str, Any]]:
+    """The rows of a `metrics.jsonl`, given the file or its run folder. A last line that is being written is left out.
+
+    Raises:
+        DataError: no such file, or a line that is not JSON.
+    """
+    path = Path(path)
+    path = path / "metrics.jsonl" if path.is_dir() else path
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise DataError(f"{path}: there are no metrics; is it a run folder?") from None
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            if number == len(lines):
+                break
+            raise DataError(f"{path}, line {number}: {error}") from error
+    return rows
+
+
+def series(rows: Rows, key: str = ENTROPY) -> tuple[list[int], list[float]]:
+    """Steps and values of one metric; rows without it, or without a finite value, are left out."""
+    found = [(int(r["step"]), float(r[key])) for r in rows if "step" in r and r.get(key) is not None and math.isfinite(r[key])]
+    return [s for s, _ in found], [v for _, v in found]
+
+
+def running_mean(values: Sequence[float], width: int) -> list[float]:
+    """Mean of the values up to `width // 2` places to either side; fewer at the ends."""
+    half = width // 2
+    return [math.fsum(part) / len(part) for i in range(len(values)) if (part := values[max(0, i - half) : i + half + 1])]
+
+
+# --- panels ----------------------------------------------------------------------------------------------------------
+
+
+def _clean(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(True, color="#e6e6e6", linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def _pass_panel(axes: Axes, evals: Mapping[str, Evaluation], start: Evaluation | None, colour: Mapping[str, str]) -> None:
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    lines: list[tuple[str, Evaluation, dict[str, Any]]] = []
+    if start is not None:
+        lines.append((start.label or "start", start, {"color": START, "linestyle": "--", "marker": None, "zorder": 2}))
+    lines += [(name, e, {"color": colour[name], "marker": PALETTE[colour[name]], "zorder": 3}) for name, e in evals.items()]
+    ticks: set[int] = set()
+    for name, evaluation, style in lines:
+        ks = list(evaluation.pass_at_k)
+        points = list(evaluation.pass_at_k.values())
+        ticks.update(ks)
+        axes.fill_between(ks, [p.low for p in points], [p.high for p in points], color=style["color"], alpha=0.13, linewidth=0)
+        axes.plot(ks, [p.value for p in points], label=name, linewidth=1.8, markersize=4.5, **style)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(FixedLocator(sorted(t for t in ticks if t.bit_count() == 1)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    top = max(p.high for _, e, _ in lines for p in e.pass_at_k.values())
+    axes.set_ylim(0, min(1.02, 1.08 * top + 0.01))
+    axes.set_xlabel("k, samples per problem (log scale)")
+    axes.set_ylabel("pass@k, share of problems solved")
+    _clean(axes)
+
+
+def _entropy_panel(axes: Axes, runs: Mapping[str, Rows], colour: Mapping[str, str], smooth: int) -> None:
+    highest = 0.0
+    for name, rows in runs.items():
+        steps, values = series(rows)
+        if not steps:
+            raise DataError(f"run '{name}' has no finite '{ENTROPY}' in its metrics")
+        highest = max(highest, *values)
+        wide = smooth > 1 and len(values) > 2 * smooth
+        if wide:
+            axes.plot(steps, values, color=colour[name], alpha=0.25, linewidth=0.8)
+        every = max(1, len(steps) // 6)
+        axes.plot(
+            steps,
+            running_mean(values, smooth) if wide else values,
+            label=name,
+            color=colour[name],
+            linewidth=1.8,
+            marker=PALETTE[colour[name]],
+            markersize=4.5,
+            markevery=(every // 2, every),
+        )
+    axes.set_ylim(0, 1.05 * highest or 1.0)
+    axes.set_xlabel("step")
+    axes.set_ylabel("entropy, nats per token")
+    _clean(axes)
+
+
+def _finish(figure: Figure, caption: str, out: Path, table: Sequence[Sequence[Any]]) -> list[Path]:
+    """Write the caption, the picture as PNG and SVG, and the numbers as CSV."""
+    from matplotlib import rc_context
+
+    width = int(figure.get_figwidth() * 16.8)
+    lines = textwrap.wrap(caption, width)
+    if lines:
+        figure.text(0.012, 0.012, "\n".join(lines), fontsize=8, color="#555555", va="bottom", ha="left", linespacing=1.35)
+    figure.tight_layout(rect=(0, 0.02 + 0.16 * len(lines) / figure.get_figheight(), 1, 1))
+    base = out.with_suffix("") if out.suffix in {".png", ".svg", ".csv"} else out
+    base.parent.mkdir(parents=True, exist_ok=True)
+    made = [base.with_name(base.name + ending) for ending in (".png", ".svg", ".csv")]
+    figure.savefig(made[0], dpi=160, metadata={"Software": "rlent"})
+    with rc_context({"svg.hashsalt": "rlent"}):  # names inside the file are otherwise random
+        figure.savefig(made[1], metadata={"Date": None, "Creator": "rlent"})
+    with made[2].open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows(table)
+    return made
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _about(evals: Iterable[Evaluation]) -> str:
+    sizes = list(dict.fromkeys(e.size() for e in evals))
+    return f"pass@k: unbiased estimate, {'; '.join(sizes)}; bands: {LEVEL:.0%} bootstrap intervals over problems."
+
+
+def _pass_rows(evals: Mapping[str, Evaluation], start: Evaluation | None) -> list[list[Any]]:
+    named = {**({start.label or "start": start} if start is not None else {}), **evals}
+    return [
+        [name, "pass_at_k", k, e.value, e.low, e.high, len(one.problems), one.n]
+        for name, one in named.items()
+        for k, e in one.pass_at_k.items()
+    ]
+
+
+HEADER = ["name", "metric", "x", "value", "low", "high", "problems", "samples"]
+
+
+# --- figures ---------------------------------------------------------------------------------------------------------
+
+
+def plot_pass_at_k(
+    evals: Mapping[str, Evaluation] | Sequence[Evaluation],
+    out: Path,
+    *,
+    start: Evaluation | None = None,
+    title: str = "",
+    caption: str = "",
+) -> list[Path]:
+    """pass@k against k on a log axis, a line with a band for each evaluation; `start` is the model before training.
+
+    Writes `out`.png, .svg and .csv (name, metric, k, value, low, high, problems, samples) and returns their paths.
+
+    Raises:
+        DataError: there is nothing to plot.
+    """
+    named = dict(evals) if isinstance(evals, Mapping) else {e.label or f"evaluation {i + 1}": e for i, e in enumerate(evals)}
+    if not named:
+        raise DataError("no evaluation to plot")
+    figure = _figure(6.4, 4.6)
+    axes = figure.add_subplot()
+    _pass_panel(axes, named, start, colours(named))
+    axes.set_title(title or "pass@k", loc="left", fontsize=11, fontweight="bold")
+    axes.legend(frameon=False, loc="best")
+    shown = [*([start] if start is not None else []), *named.values()]
+    return _finish(figure, f"{caption} {_about(shown)}".strip(), out, [HEADER, *_pass_rows(named, start)])
+
+
+def curves(
+    runs: Mapping[str, Rows],
+    evals: Mapping[str, Evaluation],
+    out: Path,
+    *,
+    start: Evaluation | None = None,
+    title: str = "",
+    caption: str = "",
+    smooth: int = 9,
+) -> list[Path]:
+    """Two panels: entropy against step for each run, and pass@k against k for their evaluations.
+
+    Args:
+        runs: rows of `metrics.jsonl` by the run's name, with keys `step` and `entropy/mean`.
+        evals: evaluations by the run's name.
+        start: the evaluation of the model before training, a dashed grey line.
+        smooth: width in steps of the running mean that is drawn over the thin raw line; 1 for none.
+
+    Writes `out`.png, .svg and .csv and returns their paths.
+
+    Raises:
+        DataError: nothing to plot, or a run without entropy.
+    """
+    if not runs or not evals:
+        raise DataError("curves need at least one run and one evaluation")
+    colour = colours([*runs, *evals])
+    figure = _figure(10.4, 4.5)
+    left, right = figure.subplots(1, 2)
+    _entropy_panel(left, runs, colour, smooth)
+    left.set_title("Entropy while training", loc="left", fontsize=11, fontweight="bold")
+    _pass_panel(right, evals, start, colour)
+    right.set_title("pass@k after training", loc="left", fontsize=11, fontweight="bold")
+    right.legend(frameon=False, loc="lower right" if _rises(evals, start) else "best")
+    if not set(runs) <= set(evals):
+        left.legend(frameon=False, loc="best")
+    if title:
+        figure.suptitle(title, x=0.012, ha="left", fontsize=12)
+    raw = f"thick lines: mean over {smooth} steps. " if smooth > 1 else ""
+    shown = [*([start] if start is not None else []), *evals.values()]
+    table: list[list[Any]] = [
+        [name, "entropy", s, v, "", "", "", ""] for name, rows in runs.items() for s, v in zip(*series(rows), strict=True)
+    ]
+    text = f"{caption} Entropy: exact, over the full vocabulary; {raw}{_about(shown)}".strip()
+    return _finish(figure, text, out, [HEADER, *table, *_pass_rows(evals, start)])
+
+
+def _rises(evals: Mapping[str, Evaluation], start: Evaluation | None) -> bool:
+    """Whether every line leaves the lower right corner free."""
+    last = [list(e.pass_at_k.values())[-1] for e in [*evals.values(), *([start] if start is not None else [])]]
+    return min(p.low for p in last) > 0.45 * max(p.high for p in last)
+
+
+def demo_table(runs: Mapping[str, Rows], evals: Mapping[str, Evaluation], start: Evaluation | None = None, *, tail: int = 30) -> Table:
+    """What the figure shows, in numbers: entropy at the start and over the last `tail` steps, and pass@1 and pass@K with intervals."""
+    from rich.table import Table
+
+    named = {**({start.label or "start": start} if start is not None else {}), **evals}
+    most = min(e.ladder[-1] for e in named.values())
+    table = Table(caption=next(iter(named.values())).size(), caption_justify="left")
+    table.add_column("run")
+    for name in ("entropy, first", f"entropy, last {tail}", "pass@1", f"pass@{most}"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, evaluation in named.items():
+        values = series(runs[name])[1] if name in runs else []
+        last = values[-tail:]
+        one, many = evaluation.pass_at_k[1], evaluation.pass_at_k[most]
+        table.add_row(
+            name,
+            f"{values[0]:.2f}" if values else "",
+            f"{math.fsum(last) / len(last):.2f}" if last else "",
+            f"{one.value:.2f} ({one.low:.2f} .. {one.high:.2f})",
+            f"{many.value:.2f} ({many.low:.2f} .. {many.high:.2f})",
+        )
+    return table

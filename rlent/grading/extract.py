@@ -1,0 +1,256 @@
+r"""Finding the answer in a response.
+
+Three modes, each a superset of the one before:
+
+* `box`: the last balanced `\boxed{...}`. What training should use: nothing else in the text can score.
+* `marker`: else `<answer>`, `####`, `Answer:`, `the answer is`, the last occurrence of the first kind present.
+* `any`: else the last formula or number. For base models and few-shot evaluation; a stray number can hit.
+
+Work is bounded: one linear pass over all boxes (a cap would let a flood of boxes hide the last one), markers in the
+last `TAIL` characters only.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from rlent.grading.base import Mode
+from rlent.grading.normalise import closing, prepare
+
+TAIL = 20_000
+
+_BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
+_PLACEHOLDER = re.compile(r"^[\s.…_?$]*$|^\\(?:text\{)?\s*(?:ldots|dots|cdots|quad|answer)\s*\}?\s*$|^\s*\\?(?:ldots|dots|cdots|quad)\s*$")
+_MINERVA = re.compile(r"final answer is:?\s*(.{1,2000}?)\.?\s*I hope (?:it|this) is correct", re.IGNORECASE | re.DOTALL)
+_BETWEEN = re.compile(r"^(?:[\s,;&.$]|\\[()\[\],;:! ]|\\q?quad\b|\\(?:text|mathrm)\s*\{[^{}]{0,10}\}|\band\b|\bor\b)*$")
+_NAME_BEFORE = re.compile(r"(?:[A-Za-z](?:_\{?\w{1,6}\}?)?(?:\([A-Za-z]\))?|\\[a-z]{2,7})\s*=\s*(?:\\[(\[]|\$)?\s*$")
+_AFTER_BOX = re.compile(r"[\s$]{0,4}(?:\\[)\]])?[\s$]{0,4}(\\?%|percent\b|\^\s*\{?\s*\\circ\s*\}?)")
+
+_ANSWER_TAG = re.compile(r"<answer>((?:(?!<answer>|</answer>).)*)</answer>", re.IGNORECASE | re.DOTALL)
+_HASHES = re.compile(r"####[ \t]*([^\n]+)")
+_ANSWER_LINE = re.compile(r"answer\b[ \t]{0,4}\*{0,3}[ \t]{0,4}:[ \t]{0,4}\*{0,3}[ \t]{0,4}\n?([^\n]+)", re.IGNORECASE)
+_ANSWER_IS = re.compile(r"answer\s{1,4}is\s{0,4}:?\s{0,4}([^\n]{1,2000}(?:\n[^\n]{1,200})?)", re.IGNORECASE)
+
+_FORMULA = re.compile(r"\$\$((?:[^$\\]|\\.){1,2000}?)\$\$|\$((?:[^$\\\n]|\\.|\n(?!\n)){1,2000}?)\$|\\\[((?:[^\\]|\\[^\]]){1,2000}?)\\\]|\\\(((?:[^\\]|\\[^)]){1,2000}?)\\\)", re.DOTALL)
+_NUMBER = re.compile(
+    r"(?<![\w.\\])-?\$?(?:\\frac\s*\{\s*-?\d{1,20}\s*\}\s*\{\s*\d{1,20}\s*\}|\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\d,]*\d)|\d{1,200}(?!\d)(?:\.\d{1,200})?(?:[eE][-+]?\d{1,3})?(?:\s*/\s*\d{1,20}(?!\d))?)"
+    r"(?:\s*(?:\\?%|percent(?:age)?\b))?"
+)
+_PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}(?![A-Za-z])")
+_CODE = re.compile(r"__|(?<!\\)\blambda\b|\bimport\b|\bexec\s*\(|\beval\s*\(|\bopen\s*\(|\bgetattr\s*\(|\bcompile\s*\(|\bos\.\w|\bsys\.\w|\bsubprocess\b|\bglobals\s*\(|\.write\s*\(")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An extracted answer; `run` is the union of the neighbouring boxes that end with it (None when it stands alone)."""
+
+    answer: str
+    kind: str
+    run: str | None = None
+
+
+def code_shaped(text: str) -> bool:
+    """Python, or something that wants to become it."""
+    return _CODE.search(text) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class _Box:
+    start: int
+    end: int
+    content: str
+
+
+def boxes(text: str) -> list[_Box]:
+    r"""Every complete, non-empty box, left to right, in one pass. Of a box in a box only the inner one counts."""
+    closes: dict[int, int] = {}
+    stack: list[int] = []
+    escaped = False
+    for i, ch in enumerate(text):
+        if escaped:
+            escaped = False
+        elif ch == "\\":
+            escaped = True
+        elif ch == "{":
+            stack.append(i)
+        elif ch == "}" and stack:
+            closes[stack.pop()] = i
+    found: list[_Box] = []
+    for m in _BOX.finditer(text):
+        at = m.end()
+        if at < len(text) and text[at] == "{":
+            end = closes.get(at, -1)
+            if end < 0:
+                continue
+            content = text[at + 1 : end]
+        else:  # \boxed 7
+            bare = re.compile(r"-?(?:\d[\d.,]*\d|\d|[A-Za-z](?![A-Za-z]))").match(text, at)
+            if not bare or m.end() == m.start() + len(m[0].rstrip()):
+                continue
+            end, content = bare.end() - 1, bare[0]
+        if not _PLACEHOLDER.match(content):
+            found.append(_Box(m.start(), end + 1, content))
+    return [box for i, box in enumerate(found) if i + 1 == len(found) or found[i + 1].start >= box.end]
+
+
+def _from_boxes(text: str, found: list[_Box]) -> Found:
+    def dressed(box: _Box) -> str:
+        tail = _AFTER_BOX.match(text, box.end)
+        return box.content + (tail[1] if tail else "")
+
+    last = len(found) - 1
+    first = last
+    while first > 0:
+        between = text[found[first - 1].end : found[first].start].rstrip("\\")
+        if len(between) > 60 or not _BETWEEN.match(_NAME_BEFORE.sub("", between)):
+            break
+        first -= 1
+    run = None
+    if first < last:
+        run = " , ".join(dict.fromkeys(box.content for box in found[first:]))
+    return Found(dressed(found[last]), "box", run)
+
+
+def _tidy(text: str) -> str:
+    """Marker text without markdown, tags, a trailing remark or full stop."""
+    text = re.sub(r"\s*I hope (?:it|this) is correct.*$", "", text, flags=re.DOTALL | re.IGNORECASE)
+    text = re.sub(r"</?[a-z]{1,12}>", " ", text).strip().strip("*`").strip()
+    return text.rstrip(".").strip().strip("*`").strip()
+
+
+def _reduce(text: str) -> str:
+    """The value inside a sentence: `The largest $n$ is 34` to `34`; text without prose stays as it is."""
+    text = _tidy(text)
+    if len(text) > 2000:
+        return text
+    for _ in range(4):
+        outside = _FORMULA.sub(" ", text)
+        if len(_PROSE.findall(outside)) < 2:
+            break
+        parts = re.split(r"(?<![A-Za-z\\])(?:is|are|equals|be|was)(?![A-Za-z])\s*:?", text)
+        if len(parts) > 1 and parts[-1].strip(" .:"):
+            shorter = _tidy(parts[-1])
+            if shorter != text:
+                text = shorter
+                continue
+        formulas = [next(filter(None, m.groups())) for m in _FORMULA.finditer(text)]
+        if formulas:
+            return formulas[-1].strip()
+        numbers = [m[0].strip() for m in _NUMBER.finditer(text)]
+        return numbers[0] if len(numbers) == 1 else text
+    formulas = [next(filter(None, m.groups())) for m in _FORMULA.finditer(text)]
+    outside = _FORMULA.sub(" ", text)
+    if len(formulas) == 1 and _PROSE.search(outside):
+        return formulas[0].strip()
+    return text
+
+
+def _sentence(text: str) -> str:
+    """Up to the end of the first sentence; a full stop inside a number or a formula does not end one."""
+    depth = 0
+    for i, ch in enumerate(text):
+        if ch == "$":
+            depth ^= 1
+        elif ch in "{":
+            depth += 2
+        elif ch == "}":
+            depth = max(0, depth - 2)
+        elif ch in ".!\n" and depth == 0 and (i + 1 == len(text) or text[i + 1].isspace() or text[i + 1] == "*"):
+            if ch == "\n" and not text[:i].strip(" :*"):
+                continue
+            if ch == "\n" and text[:i].count("\\[") > text[:i].count("\\]"):
+                continue
+            return text[:i]
+    return text
+
+
+def _marker(text: str) -> str | None:
+    tags = [m[1] for m in _ANSWER_TAG.finditer(text)]
+    for content in reversed(tags):
+        if not _PLACEHOLDER.match(content):
+            return _reduce(content)
+    for pattern in (_HASHES, _ANSWER_LINE):
+        hits = [m[1] for m in pattern.finditer(text) if _tidy(m[1]) and not _PLACEHOLDER.match(_tidy(m[1]))]
+        if hits:
+            return _reduce(hits[-1])
+    hits = [m[1] for m in _ANSWER_IS.finditer(text)]
+    return _reduce(_sentence(hits[-1])) if hits else None
+
+
+def _anything(text: str) -> str | None:
+    """The formula or the number that ends last. Refuses text that is shaped like code."""
+    if code_shaped(text):
+        return None
+    stripped = text.strip()
+    if len(stripped) <= 200 and not _PROSE.search(stripped) and re.match(r"^[-+]?[\d.\\({\[|]", stripped) and "$" not in stripped and "\n" not in stripped:
+        return stripped
+    spans: list[tuple[int, str]] = []
+    covered: list[tuple[int, int]] = []
+    for m in _FORMULA.finditer(text):
+        content = next(filter(None, m.groups()))
+        unwrapped = re.sub(r"\\[a-z]+\{[^{}]*\}", " ", content)
+        prose = _PROSE.findall(unwrapped)
+        lone_word = re.fullmatch(r"\s*[A-Za-z]+\s*", content) is not None
+        if (len(prose) >= 1 and not lone_word and not re.search(r"[=<>\\]", content)) or len(prose) >= 3 or "<<" in content:
+            continue
+        spans.append((m.end(), content.strip()))
+        covered.append((m.start(), m.end()))
+    for m in _NUMBER.finditer(text):
+        if not any(a <= m.start() < b for a, b in covered[-50:]):
+            spans.append((m.end(), m[0].replace("$", "").strip()))
+    if not spans:
+        return stripped if 0 < len(stripped) <= 40 and "\n" not in stripped else None
+    return max(spans, key=lambda span: span[0])[1]
+
+
+def find(response: str, mode: Mode = "box", *, strip_think: bool = False) -> Found | None:
+    """The answer of a response and how it was found, or None. See `extract`."""
+    text = prepare(response, strip_think=strip_think)
+    tail = text[-TAIL:]
+    found = boxes(text)
+    sentence = None
+    if found or mode != "box":
+        for sentence in _MINERVA.finditer(tail):  # noqa: B007 (the last one is wanted)
+            pass
+    if found:
+        if sentence is not None and len(text) - len(tail) + sentence.start() >= found[-1].end:
+            return Found(_reduce(sentence[1]), "marker")
+        return _from_boxes(text, found)
+    if mode == "box":
+        return None
+    if sentence is not None:
+        return Found(_reduce(sentence[1]), "marker")
+    if (answer := _marker(tail)) is not None:
+        return Found(answer, "marker")
+    if mode == "marker":
+        return None
+    answer = _anything(tail)
+    return None if answer is None else Found(answer, "any")
+
+
+def extract(response: str, mode: Mode = "box", *, strip_think: bool = False) -> str | None:
+    r"""The answer of a response as text, or None.
+
+    >>> extract(r"so $x = \boxed{\frac{1}{2}}$.")
+    '\\frac{1}{2}'
+    >>> extract("The answer is 7.", mode="marker")
+    '7'
+    """
+    found = find(response, mode, strip_think=strip_think)
+    return None if found is None else found.answer
+
+
+def gold_text(gold: str) -> tuple[str, str | None]:
+    r"""(answer, union of its neighbouring boxes) of a gold, which may be a worked solution with a box or `####`."""
+    if "boxed" in gold or "fbox" in gold:
+        text = prepare(gold)
+        if found := boxes(text):
+            one = _from_boxes(text, found)
+            return one.answer, one.run
+    if "####" in gold and (hits := _HASHES.findall(gold)):
+        return hits[-1].strip(), None
+    return gold, None
+
+
+__all__ = ["Found", "boxes", "closing", "code_shaped", "extract", "find", "gold_text"]

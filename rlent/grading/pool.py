@@ -1,0 +1,268 @@
+"""Worker processes for the symbolic step, and the loop that feeds them.
+
+Each worker is a fresh interpreter over a pipe of its own, one question in flight; the parent holds the clock, kills what
+is late and starts another. Workers are started when the first question comes, are not daemons of `multiprocessing` and do
+not import the caller's main module, so this works from scripts without a main guard, threads, asyncio, pytest-xdist and
+processes that are themselves children. They end when the pipe closes, when the parent is gone, or by their own limits.
+
+Hostile questions must not hold up a batch. Two rounds: in the first every question has a short slice of processor
+time; what does not finish waits, and in the second round all that wait share one overtime of `timeout` seconds. So a batch
+takes at most about one deadline longer, however many of its questions never end, and ordinary questions, which
+take milliseconds, are never cut short by their neighbours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, Pipe, wait
+from pathlib import Path
+from typing import Any
+
+from rlent.errors import GraderError
+from rlent.grading.equality import Outcome, Question, Reply
+
+START_LIMIT = 60.0  # seconds for a worker to import and report
+RECYCLE = 5_000  # questions
+_KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "VIRTUAL_ENV", "HOME", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT")
+
+
+class _Worker:
+    """One child. `task` is what it works on; `due` is when it is late (monotonic seconds)."""
+
+    def __init__(self) -> None:
+        ours, theirs = Pipe(duplex=True)
+        root = str(Path(__file__).resolve().parents[2])
+        environment = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
+        environment["PYTHONPATH"] = os.pathsep.join([root, *[path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]])
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-B", "-m", "rlent.grading.worker", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=environment,
+                cwd=os.path.abspath(os.sep),
+            )
+        self.pipe: Connection[Any, Any] = ours
+        self.ready = False
+        self.task: _Task | None = None
+        self.done = 0
+        self.sent = 0.0
+        self.due = time.monotonic() + START_LIMIT
+
+    def give(self, task: _Task, soft: float, hard: float) -> None:
+        self.task, self.sent = task, time.monotonic()
+        self.due = self.sent + hard
+        message = {"answer": task.question.answer, "gold": task.question.gold, "soft": soft, "hard": hard}
+        with contextlib.suppress(OSError):  # a dead worker is found when its pipe is read
+            self.pipe.send_bytes(json.dumps(message).encode())
+
+    def read(self) -> str | None:
+        """The reply, or None when the worker is gone."""
+        try:
+            return str(json.loads(self.pipe.recv_bytes())["reply"])
+        except (EOFError, OSError, ValueError, KeyError):
+            return None
+
+    def end(self) -> None:
+        with contextlib.suppress(OSError):
+            self.pipe.close()
+        with contextlib.suppress(OSError):
+            self.process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired, OSError):
+            self.process.wait(5)
+
+
+@dataclass(slots=True)
+class _Task:
+    question: Question
+    spent: float = 0.0
+    waiting: Sequence[int] = ()
+
+
+def _end_all(workers: list[_Worker], owner: int) -> None:
+    if os.getpid() == owner:  # a fork shares the children but does not own them
+        while workers:
+            workers.pop().end()
+
+
+class Pool:
+    """Answers questions with at most `size` workers. `run` may be called from any thread; calls take turns."""
+
+    def __init__(self, size: int, timeout: float) -> None:
+        self.size, self.timeout = size, timeout
+        self.slice = timeout / 10
+        self._workers: list[_Worker] = []
+        self._lock = threading.Lock()
+        self._owner = os.getpid()
+        self._failures = 0
+        self._finalizer = weakref.finalize(self, _end_all, self._workers, self._owner)
+
+    def run(self, comparisons: Sequence[Generator[Question, Reply, Outcome]]) -> tuple[list[Outcome], list[float]]:
+        """Every comparison to its end. Returns outcomes in order, and the seconds each spent in workers."""
+        batch = _Batch(list(comparisons))
+        if batch.fresh:
+            with self._lock:
+                self._adopt()
+                self._serve(batch)
+        return [outcome if outcome is not None else Outcome(False, "none", "crash") for outcome in batch.outcomes], batch.seconds
+
+    def close(self) -> None:
+        with self._lock:
+            self._adopt()
+            _end_all(self._workers, self._owner)
+
+    @property
+    def processes(self) -> list[int]:
+        """Process ids of the living workers."""
+        return [worker.process.pid for worker in self._workers if worker.process.poll() is None]
+
+    def _adopt(self) -> None:
+        """After a fork the workers belong to the parent: leave them alone and begin anew."""
+        if os.getpid() != self._owner:
+            self._finalizer.detach()
+            self._workers = []
+            self._owner = os.getpid()
+            self._finalizer = weakref.finalize(self, _end_all, self._workers, self._owner)
+
+    def _replace(self, worker: _Worker) -> None:
+        worker.end()
+        self._workers.remove(worker)
+
+    def _serve(self, batch: _Batch) -> None:
+        late: deque[_Task] = deque()
+        overtime: float | None = None  # when the second round ends
+        while True:
+            if not batch.fresh and not any(worker.task for worker in self._workers) and late and overtime is None:
+                overtime = time.monotonic() + self.timeout
+            if overtime is not None and time.monotonic() >= overtime - 0.05:
+                while late:
+                    batch.answer(late.popleft(), "timeout")
+            busy = sum(worker.task is not None for worker in self._workers)
+            if not batch.fresh and not late and not busy:
+                return
+            wanted = min(self.size, busy + len(batch.fresh) + len(late))
+            while len(self._workers) < wanted:
+                self._workers.append(_Worker())
+            now = time.monotonic()
+            for worker in self._workers:
+                if worker.ready and worker.task is None:
+                    if batch.fresh:
+                        worker.give(batch.fresh.popleft(), self.slice, max(1.0, self.slice * 3) if self.timeout >= 1 else self.timeout)
+                    elif late and overtime is not None:
+                        task = late.popleft()
+                        left = min(self.timeout - task.spent, overtime - now)
+                        if left <= 0.05:
+                            batch.answer(task, "timeout")
+                            continue
+                        worker.give(task, left, left)
+            self._listen(batch, late)
+
+    def _listen(self, batch: _Batch, late: deque[_Task]) -> None:
+        """Wait for a reply or for somebody to be late; handle both."""
+        waiting = [worker for worker in self._workers if worker.task is not None or not worker.ready]
+        if not waiting:
+            return
+        pause = max(0.0, min(worker.due for worker in waiting) - time.monotonic())
+        heard = set(map(id, wait([worker.pipe for worker in waiting], timeout=pause)))
+        now = time.monotonic()
+        for worker in waiting:
+            if id(worker.pipe) in heard:
+                self._hear(worker, batch, late, now)
+            elif now >= worker.due:
+                task = worker.task
+                self._replace(worker)
+                if task is None:
+                    self._failed("a worker did not start in time")
+                else:
+                    self._postpone(task, batch, late, now - worker.sent)
+
+    def _hear(self, worker: _Worker, batch: _Batch, late: deque[_Task], now: float) -> None:
+        reply = worker.read()
+        task = worker.task
+        if task is None:
+            if reply == "ready":
+                worker.ready, self._failures = True, 0
+            else:
+                code = worker.process.poll()
+                self._replace(worker)
+                self._failed(f"a worker ended before it was ready (exit code {code})")
+            return
+        worker.task = None
+        worker.done += 1
+        if reply is None or reply == "memory":
+            self._replace(worker)
+            batch.answer(task, "crash", now - worker.sent)
+            return
+        if reply == "timeout":
+            self._postpone(task, batch, late, now - worker.sent)
+        else:
+            batch.answer(task, reply, now - worker.sent)  # type: ignore[arg-type]
+        if worker.done >= RECYCLE:
+            self._replace(worker)
+
+    def _postpone(self, task: _Task, batch: _Batch, late: deque[_Task], seconds: float) -> None:
+        """To the second round, or to the end of its time."""
+        first = task.spent == 0.0
+        task.spent += seconds
+        if first and task.spent < self.timeout - 0.05:
+            late.append(task)
+        else:
+            batch.answer(task, "timeout", 0.0)
+
+    def _failed(self, why: str) -> None:
+        self._failures += 1
+        if self._failures >= 3:
+            self._failures = 0
+            raise GraderError(
+                f"grader: {why}, three times in a row. Try `{sys.executable} -c 'import math_verify'`; with antlr the runtime must match the"
+                " installed math-verify extra."
+            )
+
+
+class _Batch:
+    """Open comparisons and the questions they wait for. Equal questions are asked once."""
+
+    def __init__(self, comparisons: list[Generator[Question, Reply, Outcome]]) -> None:
+        self.comparisons = comparisons
+        self.outcomes: list[Outcome | None] = [None] * len(comparisons)
+        self.seconds = [0.0] * len(comparisons)
+        self.fresh: deque[_Task] = deque()
+        self.known: dict[Question, Reply] = {}
+        self.open: dict[Question, list[int]] = {}
+        for i in range(len(comparisons)):
+            self._advance(i, None)
+
+    def _advance(self, i: int, reply: Reply | None) -> None:
+        """Run comparison i to its next unknown question or to its end."""
+        try:
+            while True:
+                comparison = self.comparisons[i]
+                question = next(comparison) if reply is None else comparison.send(reply)
+                reply = self.known.get(question)
+                if reply is None:
+                    if question in self.open:
+                        self.open[question].append(i)
+                    else:
+                        self.open[question] = [i]
+                        self.fresh.append(_Task(question))
+                    return
+        except StopIteration as stop:
+            self.outcomes[i] = stop.value
+
+    def answer(self, task: _Task, reply: Reply, seconds: float = 0.0) -> None:
+        self.known[task.question] = reply
+        for i in self.open.pop(task.question, []):
+            self.seconds[i] += task.spent + seconds
+            self._advance(i, reply)

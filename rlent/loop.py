@@ -1,0 +1,29 @@
+"""The loop: the algorithm on one screen. It knows seats and moments, and no method's name."""
+
+from __future__ import annotations
+
+from rlent.run import Run
+
+
+def train(run: Run) -> None:
+    """Train until the last step, the time limit or a stop signal; `run` can be resumed from its last checkpoint."""
+    for step in run.steps():  # resumable; a stop signal ends it between steps
+        scored = run.sample(step)  # draw, generate, grade, keep
+        batch = run.look_back(scored)  # old_*, ref_*, probes: no gradient, only what is planned
+        batch = run.advantage(run.reward(batch))
+        run.turn(batch, at="step")  # controllers that read step streams
+        batch = run.shape(batch, at="step")
+        for minibatch in run.split(batch):
+            minibatch = run.now(minibatch)  # only if planned
+            run.turn(minibatch.batch, at="minibatch")
+            minibatch, scale = run.prepare(minibatch)  # shapes, denominators and whole-minibatch gradients, over all ranks
+            for part in run.parts(minibatch):
+                out = run.objective(part, run.actor(part), scale, minibatch.index)
+                out.loss.backward()
+                run.meter.add(out, part.get("look_logp"))
+            run.meter.update(run.actor.step())
+        run.publish(step)  # the engine follows the policy
+        metrics = run.measure(batch)
+        run.turn({"metrics": metrics}, at="end")
+        run.record(step, metrics, scored)  # metrics.jsonl, W&B, console
+        run.every(step)  # pass@k, checkpoint

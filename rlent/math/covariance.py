@@ -1,0 +1,56 @@
+"""Covariance of log-probability and advantage: the entropy that a policy-gradient step takes away.
+
+Source: The Entropy Mechanism of Reinforcement Learning for Reasoning Language Models, arXiv:2505.22617, section 3 (theorems 1
+and 2, tabular softmax) and section 4.2 (equation 10, over the tokens of a batch).
+"""
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from rlent.math.masked import masked_mean
+
+
+def token_covariance(logp: Float[Tensor, "N T"], adv: Float[Tensor, "N T"], mask: Bool[Tensor, "N T"]) -> Float[Tensor, "N T"]:
+    """Each response token's share of Cov(logp, adv); 0 outside the mask. Equation 10.
+
+    Its mean over `mask` is the covariance of the batch. The means are over the tokens given, so give the whole minibatch:
+    of a part, the shares would be others.
+    """
+    share = (logp - masked_mean(logp, mask)) * (adv - masked_mean(adv, mask))
+    return share.masked_fill(~mask, 0.0)
+
+
+def second_moment(logp: Float[Tensor, "... V"]) -> Float[Tensor, "..."]:
+    """sum_v p_v^2 (log p_v + H), from the log-probabilities of the whole vocabulary.
+
+    It is what the other actions lose when one action is pushed: the correction for the normalisation of the softmax in
+    `entropy_change_terms`. An action of probability 0 (log-probability -inf) adds nothing.
+    """
+    prob = logp.exp()
+    finite = logp.masked_fill(prob == 0, 0.0)
+    entropy = -(prob * finite).sum(-1, keepdim=True)
+    return (prob.square() * (finite + entropy)).sum(-1)
+
+
+def entropy_change_terms(
+    logp: Float[Tensor, "*shape"],
+    entropy: Float[Tensor, "*shape"],
+    adv: Float[Tensor, "*shape"],
+    pull: Float[Tensor, "*shape"],
+    moment: Float[Tensor, "*shape"],
+) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
+    """What one sampled action of each position predicts for the entropy there, in nats per unit logit step.
+
+    `pull` is -d loss / d logp of the sampled action and `moment` the `second_moment` of its position. A step of size eta moves
+    the logits by eta * pull * (onehot - p), and by lemma 1 the entropy by eta times
+
+        d1 = -pull * [ p (log p + H) - sum_v p_v^2 (log p_v + H) ]      theorem 1, policy gradient
+        d2 = -adv * (log p + H)                                         theorem 2, natural policy gradient
+
+    Over actions drawn from p with pull = adv, the mean of d1 is -Cov(log p, p (adv - E adv)) and the mean of d2 is
+    -Cov(log p, adv), the right-hand sides of the theorems at eta = 1.
+    """
+    surprise = logp + entropy
+    d1 = -pull * (logp.exp() * surprise - moment)
+    d2 = -adv * surprise
+    return d1, d2

@@ -1,0 +1,77 @@
+"""Statistics over groups: the rows that share a prompt.
+
+Rows of a group need not be adjacent and groups need not have equal sizes. Each function returns one number per row: the
+statistic of the row's own group. Sums run in float64 and the mean of equal values is exactly that value, so a group in
+which all rewards are equal has deviations of exactly 0.
+"""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+
+def _index(group: Int[Tensor, " N"]) -> tuple[Tensor, Tensor]:
+    """The groups numbered from 0 in ascending order of their ids [N], and their sizes [P]."""
+    _, index, count = torch.unique(group, return_inverse=True, return_counts=True)
+    return index, count
+
+
+def _total(x: Tensor, index: Tensor, groups: int) -> Tensor:
+    return torch.zeros(groups, dtype=torch.float64, device=x.device).index_add_(0, index, x)
+
+
+def _float(x: Tensor) -> Tensor:
+    return x if x.is_floating_point() else x.to(torch.get_default_dtype())
+
+
+def group_count(group: Int[Tensor, " N"]) -> Int[Tensor, " N"]:
+    """Rows in the row's group."""
+    index, count = _index(group)
+    return count[index]
+
+
+def group_mean(x: Shaped[Tensor, " N"], group: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
+    """Mean over the row's group."""
+    index, count = _index(group)
+    x64 = x.double()
+    rough = (_total(x64, index, len(count)) / count)[index]
+    rest = (_total(x64 - rough, index, len(count)) / count)[index]
+    return (rough + rest).to(_float(x).dtype)
+
+
+def group_std(x: Shaped[Tensor, " N"], group: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
+    """Unbiased standard deviation over the row's group; 0 in a group of one."""
+    index, count = _index(group)
+    square = (x.double() - group_mean(x.double(), group)).square()
+    variance = _total(square, index, len(count)) / (count - 1).clamp(min=1)
+    return variance.sqrt()[index].to(_float(x).dtype)
+
+
+def group_quantile(x: Float[Tensor, " N"], group: Int[Tensor, " N"], q: float, method: Literal["linear", "lower"]) -> Float[Tensor, " N"]:
+    """The q-quantile of the row's group of n.
+
+    `linear` interpolates at position q (n - 1) between the sorted values, as `torch.quantile` does. `lower` is
+    inf{v : F(v) >= q}, the ceil(q n)-th smallest value, so it is always one of the values.
+    """
+    index, count = _index(group)
+    order = x.argsort(stable=True)
+    order = order[index[order].argsort(stable=True)]  # by group, then by value
+    ordered, start = x[order], count.cumsum(0) - count
+    if method == "lower":
+        rank = (q * count.double() - 1e-9).ceil().long().clamp(min=1) - 1  # 0.1 * 30 is a little more than 3
+        return ordered[start + rank][index]
+    rank = q * (count - 1).double()
+    below, above = rank.floor().long(), rank.ceil().long()
+    mixed = torch.lerp(ordered[start + below], ordered[start + above], (rank - below).to(x.dtype))
+    return mixed[index]
+
+
+def group_second_largest(x: Float[Tensor, " N"], group: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
+    """The second largest value of the row's group, counting repetitions; in a group of one, its only value."""
+    index, count = _index(group)
+    order = x.argsort(stable=True)
+    ordered = x[order[index[order].argsort(stable=True)]]
+    end = count.cumsum(0)
+    return ordered[end - count.clamp(max=2)][index]

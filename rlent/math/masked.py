@@ -1,0 +1,69 @@
+"""Statistics over the tokens of a mask, and the deterministic choice of tokens.
+
+Sums run in float64 over the masked values only: neither what stands in the padding (it may be NaN) nor how much padding
+there is can change a result.
+"""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+def masked_mean(x: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, ""]:
+    """Mean of `x` over the mask, in `x`'s dtype; 0 when the mask is empty."""
+    chosen = x[mask]
+    return (chosen.double().sum() / max(chosen.numel(), 1)).to(x.dtype)
+
+
+def row_mean(x: Float[Tensor, "N T"], mask: Bool[Tensor, "N T"]) -> Float[Tensor, " N"]:
+    """Mean of each row of `x` over its mask; 0 for a row without tokens."""
+    total = x.double().masked_fill(~mask, 0.0).sum(1)
+    return (total / mask.sum(1).clamp(min=1)).to(x.dtype)
+
+
+def row_quantile(x: Float[Tensor, "N T"], mask: Bool[Tensor, "N T"], q: float) -> Float[Tensor, " N"]:
+    """The q-quantile of each row over its mask, linearly interpolated; infinite for a row without tokens.
+
+    The rule of `torch.quantile`, which refuses more than 2^24 elements and knows no mask.
+    """
+    ordered = x.masked_fill(~mask, torch.inf).sort(dim=1).values
+    rank = q * (mask.sum(1) - 1).clamp(min=0).double()
+    below = rank.floor().long()
+    above = rank.ceil().long()
+    low, high = (ordered.gather(1, i[:, None]).squeeze(1) for i in (below, above))
+    return torch.where(below == above, low, torch.lerp(low, high, (rank - below).to(x.dtype)))
+
+
+def whiten(x: Float[Tensor, "N T"], mask: Bool[Tensor, "N T"], *, epsilon: float = 1e-8) -> Float[Tensor, "N T"]:
+    """Shift and scale `x` to mean 0 and unbiased variance 1 over the mask; 0 outside it.
+
+    `epsilon` is added to the variance. With fewer than two tokens there is no variance, and the result is 0 everywhere.
+    """
+    chosen = x[mask].double()
+    out = torch.zeros_like(x)
+    if chosen.numel() > 1:
+        centred = chosen - chosen.mean()
+        variance = centred.square().sum() / (chosen.numel() - 1)
+        out[mask] = (centred * torch.rsqrt(variance + epsilon)).to(x.dtype)
+    return out
+
+
+def pick_largest(value: Float[Tensor, "N T"], among: Bool[Tensor, "N T"], count: int) -> Bool[Tensor, "N T"]:
+    """Mark the `count` largest values among the candidates (all of them when there are fewer).
+
+    Equal values are taken from the first row on, then from the first position on. Linear in the number of candidates.
+    """
+    candidates = value[among].detach()
+    count = min(max(count, 0), candidates.numel())
+    picked = torch.zeros_like(among)
+    if count == 0:
+        return picked
+    edge = candidates.kthvalue(candidates.numel() - count + 1).values
+    above, at = candidates > edge, candidates == edge
+    picked[among] = above | (at & (at.cumsum(0) <= count - above.sum()))
+    return picked
+
+
+def pick_smallest(value: Float[Tensor, "N T"], among: Bool[Tensor, "N T"], count: int) -> Bool[Tensor, "N T"]:
+    """Mark the `count` smallest values among the candidates; ties as in `pick_largest`."""
+    return pick_largest(-value, among, count)

@@ -1,0 +1,36 @@
+"""The ratio of two policies on the sampled token, and estimates of their divergence."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def log_ratio(logp: Float[Tensor, "*shape"], old_logp: Float[Tensor, "*shape"], clamp: float | None = None) -> Float[Tensor, "*shape"]:
+    """logp - old_logp, kept within +-clamp; beyond the clamp there is no gradient."""
+    difference = logp - old_logp
+    return difference if clamp is None else difference.clamp(-clamp, clamp)
+
+
+def divergence(
+    logp: Float[Tensor, "*shape"], other_logp: Float[Tensor, "*shape"], kind: Literal["k1", "k2", "k3", "abs"]
+) -> Float[Tensor, "*shape"]:
+    """Estimate KL(policy || other) from the log-probabilities of tokens sampled by the policy, token by token, in nats.
+
+    With x = other_logp - logp (Schulman, "Approximating KL divergence", 2020):
+
+        k1   -x              unbiased, of either sign, high variance
+        k2   x^2 / 2         biased, never negative
+        k3   e^x - x - 1     unbiased, never negative; x is kept within +-20 and the result within +-10, as verl does
+        abs  |x|             not an estimate of the KL: a penalty whose gradient has the same size everywhere
+    """
+    x = other_logp - logp
+    if kind == "k1":
+        return -x
+    if kind == "k2":
+        return 0.5 * x.square()
+    if kind == "k3":
+        x = x.clamp(-20.0, 20.0)
+        return (torch.expm1(x) - x).clamp(-10.0, 10.0)
+    return x.abs()

@@ -1,0 +1,41 @@
+"""REINFORCE++: returns whitened over all tokens of the step, without or with a group baseline.
+
+Paper: REINFORCE++: Stabilizing Critic-Free Policy Optimization, arXiv:2501.03262.
+Seat:  advantage.
+Checked against: verl `compute_reinforce_plus_plus_outcome_advantage` and its baseline variant.
+
+Mean and variance are per token, so long responses weigh more, and a filter that drops groups changes every advantage.
+"""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from rlent.math.masked import whiten
+from rlent.methods.grpo import centred
+from rlent.options import Share
+
+
+def whitened_return(token_reward: Float[Tensor, "N T"], mask: Bool[Tensor, "N T"], *, gamma: Share) -> Float[Tensor, "N T"]:
+    """Discounted sum of the rewards from each token on, then whitening over the response tokens of the step."""
+    reward = token_reward.masked_fill(~mask, 0.0)
+    returns = torch.empty_like(reward)
+    running = torch.zeros_like(reward[:, 0])
+    for t in range(reward.shape[1] - 1, -1, -1):
+        running = reward[:, t] + gamma * running
+        returns[:, t] = running
+    return whiten(returns, mask)
+
+
+def whitened_group_reward(
+    reward: Float[Tensor, " N"],
+    group: Int[Tensor, " N"],
+    mask: Bool[Tensor, "N T"],
+    *,
+    degenerate: Literal["reference", "zero"],
+) -> Float[Tensor, "N T"]:
+    """Reward minus the group's mean, on every token of the response, then whitening over the response tokens of the step."""
+    credit = centred(reward, group, degenerate)
+    return whiten(credit[:, None].expand(mask.shape), mask)

@@ -1,0 +1,19 @@
+"""Where the shipped files are. Standard library only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def recipes_dir() -> Path:
+    """The Hydra config folder: inside an installed package, or beside the package in a checkout."""
+    shipped = _PACKAGE / "_recipes"
+    return shipped if shipped.is_dir() else _PACKAGE.parent / "recipes"
+
+
+def checkout() -> Path | None:
+    """The repository this package runs from, or None for an installed package."""
+    root = _PACKAGE.parent
+    return root if (root / "recipes" / "config.yaml").is_file() and not (_PACKAGE / "_recipes").is_dir() else None

@@ -1,0 +1,448 @@
+"""The output head: log-probability, entropy and probes from hidden states, without the logits of all tokens.
+
+The logits are made tile by tile (some tokens, some of the vocabulary), used, and forgotten. The forward keeps a running
+maximum, a running sum of exponentials and a running sum of exponential times logit for each token (the online softmax of
+Milakov and Gimelshein 2018, arXiv:1805.02867, with a second moment for the entropy); the backward makes each tile again
+and turns it in place into the gradient
+
+    G_v = g_logp (1[v = target] - p_v) - g_entropy p_v (log p_v + H)
+
+with respect to `logits / temperature` (derivation: `rlent.math.entropy`). The vocabulary is the outer loop, so each row of
+the weight is read once in a pass, and its gradient is summed in float32 and written once. A probe sees whole rows of the
+vocabulary, so with probes a tile is `chunk` tokens wide and V long.
+
+When the upstream gradients are known beforehand, `token_statistics_backward` needs no second visit: it keeps the logits of
+`chunk` tokens between the two halves, and costs three matrix products like plain backpropagation.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from rlent.math.entropy import reduction_dtype
+
+Probe = Callable[..., Any]
+
+TILE = {"cpu": 1 << 21, "cuda": 1 << 26}
+"""Logits held at a time, by device: 8 MB of float32 stay in the last-level cache of a CPU, 256 MB keep a GPU busy."""
+
+ROWS = {"cpu": 2048, "cuda": 8192}
+"""Tokens of a tile, when there are more."""
+
+KEPT = 1 << 26
+"""Logits held at a time by what needs whole rows of the vocabulary (probes, the one-pass path): 256 MB of float32."""
+
+
+class OnePass(NamedTuple):
+    """Values and gradients of `token_statistics_backward`. `d_weight` and `d_bias` are in the reduction precision."""
+
+    values: dict[str, Tensor]
+    d_hidden: Tensor
+    d_weight: Tensor
+    d_bias: Tensor | None
+
+
+def token_statistics(
+    hidden: Float[Tensor, "n D"],
+    weight: Float[Tensor, "V D"],
+    target: Int[Tensor, " n"],
+    *,
+    temperature: float = 1.0,
+    bias: Float[Tensor, " V"] | None = None,
+    entropy: bool = True,
+    probes: Mapping[str, Probe] | None = None,
+    streams: Mapping[str, Tensor] | None = None,
+    chunk: int | None = None,
+    softcap: float | None = None,
+) -> dict[str, Float[Tensor, " n"]]:
+    """`logp`, `entropy` (if asked) and probes of each token, with gradients for hidden, weight and bias.
+
+    Logits are `softcap(hidden @ weight.T + bias) / temperature`. A statistic that nothing differentiates costs nothing in
+    the backward pass. Values are float32 for half-precision and float32 input, float64 for float64.
+
+    Args:
+        hidden: the final hidden state at the position that predicts each token.
+        target: the token whose log-probability is wanted.
+        probes: pure functions by name; parameters name what they read: `logits` [t,V] (at the temperature), `target` [t],
+            `hidden` [t,D], or one of `streams`. They return [t], or a mapping of [t] that becomes `<name>_<key>`, and
+            must treat tokens separately. They run twice when their gradient is needed.
+        streams: other token streams [n, ...] that probes may name; constants.
+        chunk: tokens held at a time, V wide, when there are probes; by default as many as fit `KEPT` logits.
+        softcap: final soft-capping c tanh(logits / c), as in Gemma 2.
+    """
+    job = _Job(target, temperature, softcap, entropy, dict(probes or {}), dict(streams or {}), chunk)
+    logp, ent, *rest = _Statistics.apply(hidden, weight, bias, job)
+    found = {"logp": logp}
+    if entropy:
+        found["entropy"] = ent
+    return found | dict(zip(job.names, rest, strict=True))
+
+
+@torch.no_grad()
+def token_statistics_backward(
+    hidden: Float[Tensor, "n D"],
+    weight: Float[Tensor, "V D"],
+    target: Int[Tensor, " n"],
+    g_logp: Float[Tensor, " n"],
+    g_entropy: Float[Tensor, " n"] | None = None,
+    *,
+    temperature: float = 1.0,
+    bias: Float[Tensor, " V"] | None = None,
+    entropy: bool | None = None,
+    chunk: int | None = None,
+    softcap: float | None = None,
+    d_weight: Float[Tensor, "V D"] | None = None,
+) -> OnePass:
+    """Values and gradients in one visit, for upstream gradients that do not depend on the values.
+
+    Equal to `token_statistics` followed by `backward` with `g_logp` and `g_entropy`, without its second making of the
+    logits. `d_weight`, if given (in the reduction precision), is added to in place.
+    """
+    entropy = g_entropy is not None if entropy is None else entropy or g_entropy is not None
+    head = _Head(hidden, weight, bias, _Job(target, temperature, softcap, entropy, chunk=chunk))
+    n, size = len(hidden), len(weight)
+    cols = list(_spans(size, max(1, TILE[head.place] // max(1, min(n, head.whole_rows)))))
+    d_hidden = torch.zeros(hidden.shape, dtype=head.dtype, device=hidden.device)
+    fresh = d_weight is None
+    if d_weight is None:
+        d_weight = torch.empty(weight.shape, dtype=head.dtype, device=weight.device)
+    if n == 0 and fresh:
+        d_weight.zero_()
+    d_bias = None if bias is None else torch.zeros_like(bias, dtype=head.dtype)
+    running = _Running(n, head)
+    upstream = (g_logp.to(head.dtype), None if g_entropy is None else g_entropy.to(head.dtype))
+    rows = min(n, head.whole_rows)
+    store, work = head.work(rows, size), head.work(rows, cols[0][1])
+    for a, b in _spans(n, head.whole_rows):
+        kept = []
+        for lo, hi in cols:
+            z = head.logits(a, b, lo, hi, store[rows * lo : rows * hi])
+            kept.append((z, running.add(z, a, b, lo, hi, work)))
+        running.finish(a, b)
+        for (lo, hi), (z, shift) in zip(cols, kept, strict=True):
+            g = head.gradient(z, running, a, b, lo, hi, *upstream, work=work, shift=shift)
+            head.add_hidden(d_hidden, g, a, b, lo, hi)
+            head.add_weight(d_weight[lo:hi], g, a, b, fresh and a == 0)
+            if d_bias is not None:
+                d_bias[lo:hi].add_(g.sum(0), alpha=head.scale)
+    values = {"logp": running.logp} | ({"entropy": running.entropy} if running.entropy is not None else {})
+    return OnePass(values, d_hidden.to(hidden.dtype), d_weight, d_bias)
+
+
+@dataclass
+class _Job:
+    """What to compute; `names` is filled with the probes' outputs when they first answer."""
+
+    target: Tensor
+    temperature: float
+    softcap: float | None
+    entropy: bool
+    probes: dict[str, Probe] = field(default_factory=dict)
+    streams: dict[str, Tensor] = field(default_factory=dict)
+    chunk: int | None = None
+    names: list[str] = field(default_factory=list)
+
+    def ask(self, z: Tensor, hidden: Tensor, a: int, b: int) -> dict[str, Tensor]:
+        """The probes' answers on tokens a to b."""
+        seen = {"logits": z, "hidden": hidden, "target": self.target[a:b]} | {k: v[a:b] for k, v in self.streams.items()}
+        found: dict[str, Tensor] = {}
+        for name, probe in self.probes.items():
+            answer = call_probe(probe, seen)
+            found |= {f"{name}_{k}": v for k, v in answer.items()} if isinstance(answer, Mapping) else {name: answer}
+        for name, value in found.items():
+            if value.shape != (b - a,):
+                raise ValueError(f"probe '{name}' returned shape {tuple(value.shape)} for {b - a} tokens; [{b - a}] is expected")
+        return found
+
+
+def probe_reads(probe: Probe) -> tuple[str, ...]:
+    """The streams a probe names: its positional parameters, or `reads` of an object that says so."""
+    reads = getattr(probe, "reads", None)
+    if reads is not None:
+        return tuple(reads)
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return tuple(p.name for p in inspect.signature(probe).parameters.values() if p.kind in kinds and p.default is p.empty)
+
+
+def call_probe(probe: Probe, streams: Mapping[str, Any]) -> Any:
+    """Call a probe on the streams it names. An object with `reads` takes the mapping itself."""
+    return probe(streams) if getattr(probe, "reads", None) is not None else probe(*[streams[name] for name in probe_reads(probe)])
+
+
+class _Head:
+    """The linear layer with its scale, cap and precision: makes logits of a tile, and takes gradients back through it."""
+
+    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, job: _Job) -> None:
+        self.hidden, self.weight, self.job = hidden, weight, job
+        self.dtype = reduction_dtype(hidden.dtype, weight.dtype)
+        self.place = hidden.device.type if hidden.device.type in TILE else "cpu"
+        self.scale = 1.0 / job.temperature
+        self.cap = None if job.softcap is None else job.softcap / job.temperature
+        # A logit of -inf would give 0 * inf in the entropy; a probability is 0 long before this bound.
+        self.bias = None if bias is None else bias.to(self.dtype).clamp(min=-1e30) * self.scale
+        half = hidden.dtype == weight.dtype and hidden.dtype in (torch.bfloat16, torch.float16)
+        self.half = hidden.dtype if half and hidden.is_cuda else None  # tensor cores: half in, float32 out
+        if self.half is None:
+            self.hidden = hidden.to(self.dtype)
+        self.whole_rows = job.chunk or _whole_rows(len(hidden), len(weight), TILE[self.place])
+        self._cached: tuple[int, int, Tensor] | None = None
+
+    def tiles(self) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+        """Spans of the vocabulary and of the tokens."""
+        n, size = len(self.hidden), len(self.weight)
+        if self.job.probes:
+            return [(0, size)], list(_spans(n, self.whole_rows))
+        rows = min(n, self.job.chunk or ROWS[self.place]) or 1
+        return list(_spans(size, max(1, TILE[self.place] // rows))), list(_spans(n, rows))
+
+    def work(self, rows: int, cols: int) -> Tensor:
+        """A buffer for one tile."""
+        return torch.empty(rows * cols, dtype=self.dtype, device=self.hidden.device)
+
+    def _columns(self, lo: int, hi: int) -> Tensor:
+        """Rows lo to hi of the weight as the products take them; the last one is remembered."""
+        if self.half is not None or self.weight.dtype == self.dtype:
+            return self.weight[lo:hi]
+        if self._cached is None or self._cached[:2] != (lo, hi):
+            self._cached = (lo, hi, self.weight[lo:hi].to(self.dtype))
+        return self._cached[2]
+
+    def logits(self, a: int, b: int, lo: int, hi: int, out: Tensor) -> Tensor:
+        """Logits of tokens a to b over the vocabulary lo to hi, at the temperature [b-a, hi-lo], in the buffer `out`."""
+        h, w, z = self.hidden[a:b], self._columns(lo, hi).t(), _view(out, b - a, hi - lo)
+        if self.half is not None:
+            z = torch.mul(torch.mm(h, w, out_dtype=self.dtype), self.scale, out=z)
+        else:
+            z.addmm_(h, w, beta=0.0, alpha=self.scale)
+        if self.bias is not None:
+            z.add_(self.bias[lo:hi])
+        if self.cap is not None:
+            z.div_(self.cap).tanh_().mul_(self.cap)
+        return z
+
+    def gradient(
+        self,
+        z: Tensor,
+        running: _Running,
+        a: int,
+        b: int,
+        lo: int,
+        hi: int,
+        g_logp: Tensor | None,
+        g_entropy: Tensor | None,
+        *,
+        work: Tensor,
+        shift: Tensor | None = None,
+        extra: Tensor | None = None,
+    ) -> Tensor:
+        """Turn logits (less `shift` [t]) in place into the gradient of the linear layer's output over the temperature.
+
+        `extra` is a gradient with respect to the logits that comes from elsewhere.
+        """
+        damp = None
+        if self.cap is not None:
+            damp = z.clone() if shift is None else z + shift[:, None]
+            damp.div_(self.cap).square_().neg_().add_(1.0)
+        lse = running.lse[a:b] if shift is None else running.lse[a:b] - shift
+        z.sub_(lse[:, None])  # log p
+        up = None if g_logp is None else g_logp[a:b]
+        if g_entropy is not None and running.entropy is not None:
+            slope = g_entropy[a:b]
+            level = slope * running.entropy[a:b] if up is None else slope * running.entropy[a:b] + up
+            p = torch.exp(z, out=_view(work, *z.shape))
+            z.mul_(slope[:, None]).add_(level[:, None]).mul_(p).neg_()
+        elif up is not None:
+            z.exp_().mul_(up[:, None]).neg_()
+        else:
+            z.zero_()
+        if up is not None:
+            place = self.job.target[a:b] - lo
+            inside = (place >= 0) & (place < hi - lo)
+            z.scatter_add_(1, place.clamp(0, hi - lo - 1)[:, None], torch.where(inside, up, 0.0)[:, None])
+        if extra is not None:
+            z.add_(extra)
+        return z if damp is None else z.mul_(damp)
+
+    def add_hidden(self, d_hidden: Tensor, g: Tensor, a: int, b: int, lo: int, hi: int) -> None:
+        """d_hidden[a:b] += g @ weight[lo:hi] / temperature."""
+        w = self._columns(lo, hi)
+        if self.half is not None:
+            d_hidden[a:b].add_(torch.mm(g.to(self.half), w, out_dtype=self.dtype), alpha=self.scale)
+        else:
+            d_hidden[a:b].addmm_(g, w, alpha=self.scale)
+
+    def add_weight(self, d_weight: Tensor, g: Tensor, a: int, b: int, first: bool) -> None:
+        """d_weight (+)= g.T @ hidden[a:b] / temperature."""
+        h = self.hidden[a:b]
+        if self.half is not None:
+            product = torch.mm(g.to(self.half).t(), h, out_dtype=self.dtype)
+            if first:
+                torch.mul(product, self.scale, out=d_weight)
+            else:
+                d_weight.add_(product, alpha=self.scale)
+        else:
+            d_weight.addmm_(g.t(), h, beta=0.0 if first else 1.0, alpha=self.scale)
+
+
+class _Running:
+    """Softmax statistics of each token over the vocabulary seen so far: maximum, sum of e, sum of e * (z - maximum)."""
+
+    def __init__(self, n: int, head: _Head) -> None:
+        like = {"dtype": head.dtype, "device": head.hidden.device}
+        self.top = torch.full((n,), -1e30, **like)
+        self.sum = torch.zeros(n, **like)
+        self.moment = torch.zeros(n, **like) if head.job.entropy else None
+        self.logp = torch.zeros(n, **like)  # the target's logit until `finish`
+        self.lse = torch.empty(n, **like)
+        self.entropy = torch.empty(n, **like) if head.job.entropy else None
+        self.target = head.job.target
+
+    def add(self, z: Tensor, a: int, b: int, lo: int, hi: int, work: Tensor) -> Tensor:
+        """Take in a tile. The tile is left with `shift` [t] subtracted, which is returned."""
+        place = self.target[a:b] - lo
+        inside = (place >= 0) & (place < hi - lo)
+        hit = z.gather(1, place.clamp(0, hi - lo - 1)[:, None]).squeeze(1)
+        self.logp[a:b] = torch.where(inside, hit, self.logp[a:b])
+        shift = torch.maximum(self.top[a:b], z.amax(1))
+        fall = self.top[a:b] - shift
+        keep = fall.exp()
+        e = torch.exp(z.sub_(shift[:, None]), out=_view(work, *z.shape))
+        if self.moment is not None:
+            self.moment[a:b].addcmul_(self.sum[a:b], fall).mul_(keep)
+        self.sum[a:b].mul_(keep).add_(e.sum(1))
+        if self.moment is not None:
+            self.moment[a:b].add_(e.mul_(z).sum(1))
+        self.top[a:b] = shift
+        return shift
+
+    def finish(self, a: int, b: int) -> None:
+        """All of the vocabulary was seen for tokens a to b."""
+        log_sum = self.sum[a:b].log()
+        self.lse[a:b] = self.top[a:b] + log_sum
+        self.logp[a:b].sub_(self.top[a:b]).sub_(log_sum)
+        if self.entropy is not None and self.moment is not None:
+            self.entropy[a:b] = log_sum - self.moment[a:b] / self.sum[a:b]
+
+
+class _Statistics(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, job: _Job) -> tuple[Tensor | None, ...]:
+        head = _Head(hidden, weight, bias, job)
+        n = len(hidden)
+        cols, rows = head.tiles()
+        running = _Running(n, head)
+        probed: dict[str, Tensor] = {}
+        tile, work = _buffers(head, cols, rows)
+        for lo, hi in cols:
+            for a, b in rows:
+                z = head.logits(a, b, lo, hi, tile)
+                for name, value in job.ask(z, hidden[a:b], a, b).items() if job.probes else ():
+                    if name not in probed:
+                        probed[name] = value.new_empty(n, dtype=value.dtype if value.is_floating_point() else head.dtype)
+                    probed[name][a:b] = value
+                running.add(z, a, b, lo, hi, work)
+        running.finish(0, n)
+        if job.probes and n == 0:
+            probed = _empty_answers(job, head)
+        job.names = list(probed)
+        ctx.job = job
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(hidden, weight, bias, running.lse, running.entropy)
+        return running.logp, None if running.entropy is None else running.entropy.clone(), *probed.values()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g_logp: Tensor | None, g_entropy: Tensor | None, *g_probes: Tensor | None) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias, lse, entropy = ctx.saved_tensors
+        job: _Job = ctx.job
+        to_hidden, to_weight, to_bias, _ = ctx.needs_input_grad
+        head = _Head(hidden, weight, bias, job)
+        n = len(hidden)
+        cols, rows = head.tiles()
+        running = _Running(0, head)
+        running.lse, running.entropy = lse, entropy
+        upstream = {k: g for k, g in zip(job.names, g_probes, strict=True) if g is not None}
+        d_hidden = torch.zeros(hidden.shape, dtype=head.dtype, device=hidden.device) if to_hidden else None
+        d_weight = (torch.empty_like if n else torch.zeros_like)(weight) if to_weight else None
+        d_bias = torch.zeros_like(bias, dtype=head.dtype) if to_bias else None
+        tile, work = _buffers(head, cols, rows)
+        for lo, hi in cols:
+            d_cols = None
+            if d_weight is not None:
+                d_cols = d_weight[lo:hi] if weight.dtype == head.dtype else torch.empty(hi - lo, weight.shape[1], dtype=head.dtype, device=weight.device)
+            for a, b in rows:
+                z = head.logits(a, b, lo, hi, tile)
+                extra, to_h = _probe_gradient(job, z, hidden[a:b], a, b, upstream) if upstream else (None, None)
+                g = head.gradient(z, running, a, b, lo, hi, g_logp, g_entropy, work=work, extra=extra)
+                if d_hidden is not None:
+                    head.add_hidden(d_hidden, g, a, b, lo, hi)
+                    if to_h is not None:
+                        d_hidden[a:b].add_(to_h)
+                if d_cols is not None:
+                    head.add_weight(d_cols, g, a, b, a == 0)
+                if d_bias is not None:
+                    d_bias[lo:hi].add_(g.sum(0), alpha=head.scale)
+            if d_weight is not None and weight.dtype != head.dtype and d_cols is not None and n:
+                d_weight[lo:hi] = d_cols
+        return (
+            None if d_hidden is None else d_hidden.to(hidden.dtype),
+            d_weight,
+            None if d_bias is None else d_bias.to(bias.dtype),
+            None,
+        )
+
+
+def _probe_gradient(
+    job: _Job, z: Tensor, hidden: Tensor, a: int, b: int, upstream: Mapping[str, Tensor]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of the probes with respect to logits [t,V] and hidden [t,D], by autograd within the chunk."""
+    leaves = (z.detach().requires_grad_(), hidden.detach().requires_grad_())
+    with torch.enable_grad():
+        found = job.ask(*leaves, a, b)
+    pairs = [(found[k], g[a:b].to(found[k].dtype)) for k, g in upstream.items() if found[k].requires_grad]
+    if not pairs:
+        return None, None
+    values, grads = zip(*pairs, strict=True)
+    to_z, to_hidden = torch.autograd.grad(values, leaves, grads, allow_unused=True)
+    return to_z, to_hidden
+
+
+def _empty_answers(job: _Job, head: _Head) -> dict[str, Tensor]:
+    """What the probes would answer on no tokens: asked about one token of zeros, which is dropped."""
+    streams = {k: v.new_zeros(1, *v.shape[1:]) for k, v in job.streams.items()}
+    one = _Job(job.target.new_zeros(1), job.temperature, job.softcap, False, job.probes, streams)
+    z = torch.zeros(1, len(head.weight), dtype=head.dtype, device=head.hidden.device)
+    found = one.ask(z, head.hidden.new_zeros(1, head.hidden.shape[1]), 0, 1)
+    return {k: v[:0] if v.is_floating_point() else v[:0].to(head.dtype) for k, v in found.items()}
+
+
+def _buffers(head: _Head, cols: list[tuple[int, int]], rows: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+    """Two tiles to work in: the logits, and their exponentials."""
+    most = (rows[0][1] if rows else 0), cols[0][1]
+    return head.work(*most), head.work(*most)
+
+
+def _whole_rows(n: int, size: int, tile: int) -> int:
+    """Tokens held at a time when their whole rows are: within `KEPT` logits, and a quarter of all, but for a small tile."""
+    return max(1, min(KEPT // max(1, size), max(-(-n // 4), tile // max(1, size))))
+
+
+def _view(buffer: Tensor, rows: int, cols: int) -> Tensor:
+    return buffer[: rows * cols].view(rows, cols)
+
+
+def _spans(n: int, size: int) -> Iterator[tuple[int, int]]:
+    """Cut range(n) into the fewest spans of at most `size`, as even as possible, the longest first."""
+    if n == 0:
+        return
+    step = -(-n // -(-n // size))
+    for start in range(0, n, step):
+        yield start, min(start + step, n)

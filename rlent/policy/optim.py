@@ -1,0 +1,174 @@
+"""The optimizer update: non-finite check, clipping by global norm, AdamW, learning-rate schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from rlent.errors import CheckpointError, NonFinite
+
+Schedule = Literal["constant", "linear", "cosine"]
+SCHEDULES: tuple[Schedule, ...] = ("constant", "linear", "cosine")
+_HALF = (torch.bfloat16, torch.float16)
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def lr_at(step: int, *, lr: float, schedule: Schedule = "constant", warmup_steps: int = 0, final_share: float = 0.0, steps: int = 0) -> float:
+    """The learning rate of a step, counted from 0.
+
+    It rises over `warmup_steps` in equal stairs, lr / warmup_steps first; then stays (`constant`), or falls to
+    `final_share * lr`, which the last of `steps` has, on a line or along half a cosine, and stays there.
+
+    Raises:
+        ValueError: an unknown schedule.
+    """
+    if schedule not in SCHEDULES:
+        raise ValueError(f"optim.schedule is {schedule!r}; one of {', '.join(SCHEDULES)} is accepted")
+    if step < warmup_steps:
+        return lr * (step + 1) / warmup_steps
+    if schedule == "constant":
+        return lr
+    way = min(1.0, (step - warmup_steps) / max(1, steps - 1 - warmup_steps))
+    fall = way if schedule == "linear" else (1 - math.cos(math.pi * way)) / 2
+    return lr * (1 - fall * (1 - final_share))
+
+
+class Update:
+    """Turns accumulated gradients into one change of the weights.
+
+    AdamW with decoupled decay (Loshchilov and Hutter 2017, arXiv:1711.05101), of matrices only: biases and norms do not
+    decay. Half-precision weights have float32 masters, without which a step of 1e-6 would round to nothing. The learning
+    rate is that of step `count // per_step`, so all updates of a step share it.
+    """
+
+    def __init__(
+        self,
+        named: Iterable[tuple[str, nn.Parameter]],
+        *,
+        lr: float,
+        betas: Iterable[float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        max_norm: float | None = 1.0,
+        schedule: Schedule = "constant",
+        warmup_steps: int = 0,
+        final_share: float = 0.0,
+        steps: int = 0,
+        per_step: int = 1,
+    ) -> None:
+        self.params = {name: p for name, p in named if p.requires_grad}
+        self.masters = {name: p.detach().float() if p.dtype in _HALF else p for name, p in self.params.items()}
+        self.lr, self.max_norm, self.per_step, self.count = lr, max_norm, per_step, 0
+        self.timing: dict[str, Any] = {"schedule": schedule, "warmup_steps": warmup_steps, "final_share": final_share, "steps": steps}
+        lr_at(0, lr=lr, **self.timing)
+        leaves = list(self.masters.values())
+        groups = [
+            {"params": [p for p in leaves if p.ndim > 1], "weight_decay": weight_decay},
+            {"params": [p for p in leaves if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        fused = all(p.device.type in ("cpu", "cuda") for p in leaves)
+        first, second = betas
+        self.adam = torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=(first, second), eps=eps, fused=fused)
+
+    @torch.no_grad()
+    def step(self) -> dict[str, float]:
+        """One update; gradients are used up.
+
+        Returns:
+            `grad_norm` before clipping, `lr`, and `clipped` (1.0 or 0.0).
+
+        Raises:
+            NonFinite: a gradient has a NaN or an infinity; names the parameters. The weights are as they were.
+        """
+        grads = [p.grad for p in self.params.values() if p.grad is not None]
+        norm = float(_norm(grads))
+        if not math.isfinite(norm):
+            raise NonFinite(self._blame())
+        clipped = self.max_norm is not None and norm > self.max_norm
+        if clipped and self.max_norm is not None:
+            torch._foreach_mul_(grads, self.max_norm / (norm + 1e-6))
+        for name, p in self.params.items():
+            master = self.masters[name]
+            if master is not p:
+                master.grad = None if p.grad is None else p.grad.to(master.dtype)
+        rate = lr_at(self.count // self.per_step, lr=self.lr, **self.timing)
+        for group in self.adam.param_groups:
+            group["lr"] = rate
+        self.adam.step()
+        for name, p in self.params.items():
+            master = self.masters[name]
+            if master is not p:
+                p.copy_(master)
+                master.grad = None
+        self.zero()
+        self.count += 1
+        return {"grad_norm": norm, "lr": rate, "clipped": float(clipped)}
+
+    def zero(self) -> None:
+        """Forget the gradients."""
+        for p in self.params.values():
+            p.grad = None
+
+    def _blame(self) -> str:
+        bad = {name: int((~torch.isfinite(p.grad)).sum()) for name, p in self.params.items() if p.grad is not None}
+        bad = {name: count for name, count in bad.items() if count}
+        if not bad:
+            return "the gradient is finite, but its norm overflows; lower the scale of the loss"
+        listed = ", ".join(f"{name} ({count} of {self.params[name].numel()})" for name, count in list(bad.items())[:6])
+        more = f" and {len(bad) - 6} more" if len(bad) > 6 else ""
+        return f"the gradient of {listed}{more} is not finite; the weights were not changed"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain numbers and tensors by parameter name; tensors are not copies."""
+        state: dict[str, Any] = {"count": self.count, "lr": self.lr, "state": {}, "masters": {}}
+        for name, p in self.params.items():
+            master = self.masters[name]
+            if master in self.adam.state:
+                found = self.adam.state[master]
+                state["state"][name] = {**{k: found[k] for k in _MOMENTS}, "step": float(found["step"])}
+            if master is not p:
+                state["masters"][name] = master
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up a state; what is given is copied.
+
+        Raises:
+            CheckpointError: the state is of other parameters; names them.
+        """
+        names = {*state["state"], *state["masters"]}
+        strange = sorted(names - self.params.keys())
+        if strange:
+            raise CheckpointError(f"the optimizer's state has {', '.join(strange[:6])}, which the model has not")
+        self.count, self.lr = int(state["count"]), float(state["lr"])
+        for name, master in self.masters.items():
+            if name in state["masters"]:
+                _copy(master, state["masters"][name], name)
+            elif master is not self.params[name]:
+                master.data.copy_(self.params[name].data)
+            self.adam.state.pop(master, None)
+            if name in state["state"]:
+                found = state["state"][name]
+                moments = {k: torch.empty_like(master, memory_format=torch.preserve_format) for k in _MOMENTS}
+                for k, moment in moments.items():
+                    _copy(moment, found[k], f"{k} of {name}")
+                device = master.device if self.adam.defaults["fused"] else torch.device("cpu")
+                self.adam.state[master] = {"step": torch.tensor(float(found["step"]), dtype=torch.float32, device=device), **moments}
+
+
+def _norm(grads: list[Tensor]) -> Tensor:
+    """The Euclidean norm of all gradients together."""
+    if not grads:
+        return torch.zeros(())
+    norms: list[Tensor] = torch._foreach_norm([g.float() if g.dtype in _HALF else g for g in grads])
+    return torch.linalg.vector_norm(torch.stack([n.double().to(norms[0].device) for n in norms]))
+
+
+def _copy(into: Tensor, value: Tensor, name: str) -> None:
+    if into.shape != value.shape:
+        raise CheckpointError(f"{name} has shape {tuple(value.shape)} in the checkpoint; the model has {tuple(into.shape)}")
+    into.data.copy_(value)

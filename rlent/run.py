@@ -1,0 +1,519 @@
+"""A run: everything the loop talks to, put together from a recipe."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlent import checkpoint, frozen, objective
+from rlent.actor import Actor, Minibatch
+from rlent.data.problems import Problems, draw
+from rlent.engine import make_engine
+from rlent.errors import CheckpointError, NonFinite, RlentError, UsageError
+from rlent.eval.evaluate import evaluate
+from rlent.folder import RunFolder
+from rlent.knobs import Knobs
+from rlent.ledger import EntropyLedger, sample_rows
+from rlent.meter import Meter
+from rlent.policy.policy import Policy
+from rlent.recipe import Recipe, build, differences, from_config
+from rlent.sampling.draw import Decoding, stop_tokens
+from rlent.sampling.group import GroupSampler
+from rlent.track import Tracker
+from rlent.types import Batch, Problem, Verdict
+from rlent.world import World
+
+INERT_AFTER = 20
+"""Steps after which a node that changed no pull is reported."""
+
+
+class Feed:
+    """Training problems in their order, with the cursor that a resumed run needs."""
+
+    def __init__(self, problems: Problems, seed: int) -> None:
+        self.problems, self.seed, self.cursor = problems, seed, 0
+
+    def draw(self, count: int) -> list[Problem]:
+        drawn, self.cursor = draw(self.problems, count, self.seed, self.cursor)
+        return drawn
+
+
+class Clock:
+    """Seconds per stage of one step."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def lap(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+    def clear(self) -> dict[str, float]:
+        taken, self.seconds = self.seconds, {}
+        return taken
+
+
+class Run:
+    """A training run. Made by `start` or `resume`; `close` it, or use it as a context manager."""
+
+    def __init__(self, recipe: Recipe, folder: RunFolder, world: World, *, run_id: str) -> None:
+        config = recipe.config
+        self.recipe, self.folder, self.world, self.id = recipe, folder, world, run_id
+        self.plan = recipe.plan
+        self.clock = Clock()
+        self.began = time.monotonic()
+        self.total = int(config["trainer"]["steps"])
+        self.done = 0
+        self.stopped: str | None = None
+        self.step = 0
+        self.seed = int(config["seed"])
+        _threads(config["scale"])
+        self.policy = Policy.load(**_loading(config["model"], config["scale"]), optim=config["optim"])
+        models = {
+            name: Policy.load(**_loading({**config["model"], **spec}, config["scale"])) for name, spec in (config.get("models") or {}).items() if name in self.plan.models
+        }
+        self.tokenizer = self.policy.tokenizer
+        self.stop = stop_tokens(self.tokenizer, getattr(self.policy.model, "generation_config", None))
+        self.source = build(config["data"])
+        self.grader = self.source.grader
+        self.template = self.source.template
+        self.data = Feed(self.source.train, self.seed)
+        self.engine = make_engine(config["engine"], self.policy)
+        self.engine.load(self.policy, 0)
+        self.sampler: GroupSampler = build(config["sampler"])
+        trainer, shape = config["trainer"], config["objective"]
+        self.actor = Actor(
+            self.policy,
+            self.plan,
+            models,
+            world,
+            temperature=float(config["sampler"]["temperature"]),
+            minibatches=int(trainer["minibatches"]),
+            epochs=int(trainer["epochs"]),
+            tokens_per_part=int(trainer["tokens_per_part"]),
+            seed=self.seed,
+        )
+        self.objective = objective.Objective(
+            self.plan,
+            aggregate=shape["aggregate"],
+            length=float(shape["length"] or config["sampler"]["max_tokens"]),
+            empty_rows=bool(shape["empty_rows"]),
+            world=world,
+        )
+        self.knobs = Knobs(self.plan.knobs())
+        rows = int(config["track"]["ledger"]["rows"])
+        self.ledger = EntropyLedger() if rows else None
+        self.ledger_rows = rows
+        self.meter = Meter(world, self.ledger, rows)
+        self.tracker = Tracker(folder.path, run_id=run_id, enabled=world.leads, **{k: v for k, v in config["track"].items() if k not in ("ledger", "keep_batches")})
+        self._inert: dict[str, int] = {}
+        self._evals: dict[str, float] = {}
+
+    # ---- beginnings and ends ------------------------------------------------------------------------------------
+
+    @staticmethod
+    def start(recipe: Recipe) -> Run:
+        """A new run in a new folder.
+
+        Raises:
+            RunExists: the folder is there already.
+        """
+        world = World.join(recipe["scale"]["device"], recipe["scale"]["timeout"])
+        run_id = world.broadcast(uuid.uuid4().hex[:8])
+        folder = None
+        failure: str | None = None
+        if world.leads:
+            try:
+                folder = RunFolder.make(recipe["run"]["dir"], recipe.name)
+            except RlentError as error:
+                failure, cause = str(error), error
+        failure = world.broadcast(failure)
+        if failure:
+            raise cause if world.leads else UsageError(failure)
+        path = world.broadcast(str(folder.path) if folder else None)
+        folder = folder or RunFolder(Path(path))
+        try:
+            run = Run(recipe, folder, world, run_id=run_id)
+        except BaseException:
+            if world.leads:
+                _discard(folder)
+            raise
+        if world.leads:
+            about = {"id": run_id, "name": recipe.name, "overrides": recipe.overrides, "config_dirs": recipe.config_dirs, "data": run._data_about()}
+            folder.describe(config=recipe.config, differences=differences(recipe.config), plan=recipe.plan.lines(), about=about)
+            folder.status("running", 0)
+        run.tracker.start(config=recipe.config, tags=[recipe.name, *recipe["run"]["tags"]], resume_step=None)
+        return run
+
+    @staticmethod
+    def resume(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Run:
+        """Continue a run from its last whole checkpoint; what was logged after it is cut back and done again.
+
+        Raises:
+            CheckpointError: the checkpoint belongs to other data or another model.
+        """
+        folder = RunFolder(Path(path))
+        if not (folder.path / "recipe.yaml").is_file():
+            RunFolder.open(path)  # says what is wrong
+        config, about = folder.config, folder.about
+        for key, value in (overrides or {}).items():
+            block, _, option = key.partition(".")
+            config[block][option] = value
+        recipe = from_config(config, name=about["name"], config_dirs=about.get("config_dirs", []))
+        world = World.join(config["scale"]["device"], config["scale"]["timeout"])
+        if world.leads:
+            folder.lock()
+        run = Run(recipe, folder, world, run_id=about["id"])
+        if run._data_about() != about["data"]:
+            raise CheckpointError(f"the training data of '{path}' has changed since the run began; its cursor would mean other problems")
+        saved = checkpoint.steps(folder.path / "checkpoints")
+        if saved:
+            run._restore(saved[-1])
+        if world.leads and overrides:
+            folder.describe(config=config, differences=differences(config), plan=recipe.plan.lines(), about={k: about[k] for k in ("id", "name", "overrides", "config_dirs", "data")})
+        run.tracker.start(config=config, tags=[recipe.name, *recipe["run"]["tags"]], resume_step=run.done)
+        folder.status("running", run.done)
+        return run
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        state = "finished" if self.done >= self.total else "stopped"
+        if error is not None and not isinstance(error, KeyboardInterrupt):
+            state = "failed"
+        self.close(state, str(error) if error else self.stopped or "")
+
+    def close(self, state: str, reason: str = "") -> None:
+        """End the run: the model is exported when it finished, trackers are closed, the folder is released."""
+        try:
+            if self.world.leads:
+                if state == "finished":
+                    self.policy.export(self.folder.path / "model")
+                self.folder.status(state, self.done, reason)
+            self.tracker.finish(state)
+        finally:
+            if hasattr(self.grader, "close"):
+                self.grader.close()
+            self.folder.release()
+
+    def _data_about(self) -> dict[str, Any]:
+        return {"name": self.source.train.name, "problems": len(self.source.train), "fingerprint": self.source.train.fingerprint()}
+
+    # ---- the loop's words -----------------------------------------------------------------------------------------
+
+    def steps(self) -> Iterator[int]:
+        """The steps still to do. A first Ctrl-C (or SIGTERM, or the time limit) ends the run after the current step."""
+        with _signals(self):
+            while self.done < self.total:
+                self._check_time()
+                self.stopped = self.world.broadcast(self.stopped)
+                if self.stopped:
+                    self._save()
+                    return
+                self.step = self.done + 1
+                self.meter.clear()
+                try:
+                    yield self.step
+                except NonFinite as error:  # pragma: no cover - the loop raises inside itself, see guard()
+                    raise error
+                self.done = self.step
+
+    def _check_time(self) -> None:
+        limit = self.recipe["trainer"]["max_time"]
+        if limit is not None and (time.monotonic() - self.began) / 60 >= limit and not self.stopped:
+            self.stopped = f"trainer.max_time of {limit:g} minutes reached"
+
+    @property
+    def rows_are(self) -> dict[str, Any]:
+        """Plain numbers every batch of this step carries."""
+        return {
+            "step": self.step,
+            "steps": self.total,
+            "seed": self.seed,
+            "vocab": int(self.policy.model.config.get_text_config().vocab_size),
+            "max_tokens": int(self.recipe["sampler"]["max_tokens"]),
+            "temperature": float(self.recipe["sampler"]["temperature"]),
+        }
+
+    def grade(self, responses: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
+        with self.clock.lap("grade"):
+            return list(self.grader(responses, problems))
+
+    def sample(self, step: int) -> Batch:
+        """Draw, generate, grade, keep."""
+        with self.clock.lap("sample"):
+            batch = self.sampler(self.engine, self.data, self.grade, self)
+        self.clock.seconds["sample"] -= self.clock.seconds.get("grade", 0.0)
+        self.meter.numbers["sampler/kept"] = float(batch.streams.pop("kept_share", 1.0))
+        self._current = batch
+        return batch
+
+    def look_back(self, batch: Batch) -> Batch:
+        with self.clock.lap("look_back"):
+            batch = self.actor.look_back(batch)
+            self._begin_ledger(batch)
+        return batch
+
+    def reward(self, batch: Batch) -> Any:
+        """`reward` and `token_reward`; for the sampler's filter, only the row totals."""
+        return objective.add_reward(batch, self.plan.nodes["reward"], self.world)
+
+    def advantage(self, batch: Batch) -> Batch:
+        return objective.add_advantage(batch, self.plan.advantage, self.world)
+
+    def turn(self, streams: Batch | Mapping[str, Any], at: str) -> None:
+        """Let the controllers of a moment read their streams (or the metrics, at the end) and turn their knobs."""
+        for node in self.plan.nodes["control"]:
+            if moment(node.reads, node.when) != at:
+                continue
+            if isinstance(streams, Batch):
+                found = objective.whole(node, streams, self.world)
+                self.knobs.apply(node, found.get("value", found))
+            else:
+                self.knobs.apply(node, node(streams))
+
+    def shape(self, batch: Batch, at: str) -> Batch:
+        with self.clock.lap("shape"):
+            self._current = batch = self.objective.shape(batch, at)
+        return batch
+
+    def split(self, batch: Batch) -> Iterator[Minibatch]:
+        return self.actor.split(batch)
+
+    def now(self, minibatch: Minibatch) -> Minibatch:
+        with self.clock.lap("now"):
+            return self.actor.now(minibatch)
+
+    def prepare(self, minibatch: Minibatch) -> tuple[Minibatch, objective.Scale]:
+        with self.clock.lap("shape"):
+            shaped = self.objective.shape(minibatch.batch, "minibatch", minibatch.index)
+            shaped, scale = self.objective.prepare(shaped, minibatch.index)
+            self.meter.begin(scale)
+        return Minibatch(shaped, minibatch.index, minibatch.parts), scale
+
+    def parts(self, minibatch: Minibatch) -> Iterator[Batch]:
+        with self.clock.lap("update"):
+            for positions in minibatch.parts:
+                yield minibatch.batch.select(positions)
+
+    def publish(self, step: int) -> None:
+        """The engine samples from the new weights from now on."""
+        with self.clock.lap("publish"):
+            self.engine.load(self.policy, step)
+
+    # ---- numbers --------------------------------------------------------------------------------------------------
+
+    def _begin_ledger(self, batch: Batch) -> None:
+        if self.ledger is None:
+            return
+        total = sum(self.world.all_gather(len(batch)))
+        everyone = sorted(r for share in self.world.all_gather(batch.row.tolist()) for r in share)
+        chosen = {everyone[i] for i in sample_rows(total, min(self.ledger_rows, total), self.seed, self.step)}
+        mine = [i for i, r in enumerate(batch.row.tolist()) if r in chosen]
+        sample = batch.select(mine)
+        self.meter.start_ledger(sample, self.actor.measure(sample))
+
+    def measure(self, batch: Batch) -> dict[str, float]:
+        """The step's metrics, the same on every rank."""
+        with self.clock.lap("measure"):
+            sample = self.meter.sample
+            after = self.actor.measure(sample) if sample is not None else None
+            if sample is not None:
+                sample["adv"] = _rows_at(batch["adv"], batch.row, sample)
+            found = self.meter.reduce(batch, after)
+        if found is not None:
+            found.update({f"knob/{k}": v for k, v in self.knobs.turned.items()})
+            self._note_inert(found)
+        return dict(self.world.broadcast(found))
+
+    def _note_inert(self, metrics: Mapping[str, float]) -> None:
+        """Report, once, a shape or regularizer whose presence changed no pull for a while."""
+        for node in (*self.plan.nodes["shape"], *self.plan.nodes["regularize"]):
+            changed = metrics.get(f"effect/{node.name}")
+            if changed is None:
+                continue
+            self._inert[node.path] = self._inert.get(node.path, 0) + 1 if changed == 0 else 0
+            if self._inert[node.path] == INERT_AFTER:
+                self.tracker.say(f"step {self.step}: {node.path} has changed no token's gradient for {INERT_AFTER} steps")
+
+    def every(self, step: int, metrics: dict[str, float], scored: Batch) -> None:
+        """pass@k when due; metrics.jsonl, W&B and the console; a checkpoint when due."""
+        config = self.recipe.config
+        due = config["eval"]["every"]
+        if due and (step % due == 0 or step == self.total):
+            with self.clock.lap("eval"):
+                metrics = {**metrics, **self.evaluate()}
+        seconds = self.clock.clear()
+        if self.world.leads:
+            self.tracker.step(step, metrics, seconds=seconds, total=self.total, samples=self._samples(scored))
+            keep = config["track"]["keep_batches"]
+            if keep and step % keep == 0:
+                frozen.save(self._current, self.folder.path / "batches" / f"step_{step:06d}.safetensors")
+        self.done = step
+        saving = config["checkpoint"]["every"]
+        if step == self.total or (saving and step % saving == 0):
+            self._save()
+
+    def evaluate(self) -> dict[str, float]:
+        """pass@k of the current policy on held-out problems."""
+        settings = self.recipe["eval"]
+        problems = self.source.held_out[: settings["problems"] or len(self.source.held_out)]
+        decoding = Decoding(
+            temperature=settings["temperature"],
+            top_p=settings["top_p"],
+            top_k=settings["top_k"],
+            max_tokens=settings["max_tokens"] or int(self.recipe["sampler"]["max_tokens"]),
+        )
+        found = None
+        if self.world.leads:
+            result = evaluate(
+                self.engine,
+                self.tokenizer,
+                problems,
+                self.grader,
+                n=settings["n"],
+                ks=settings["ks"],
+                decoding=decoding,
+                seed=settings["seed"],
+                template=self.template,
+                respond=self.sampler.respond,
+            )
+            found = result.metrics()
+        return dict(self.world.broadcast(found))
+
+    def _samples(self, scored: Batch) -> list[dict[str, Any]]:
+        entropy = scored.get("sampler_entropy")
+        rows = []
+        for i in range(min(len(scored), int(self.recipe["track"]["samples"]))):
+            length = int(scored["length"][i])
+            rows.append(
+                {
+                    "prompt": scored["prompt"][i],
+                    "response": scored["response"][i],
+                    "answer": scored["answer"][i],
+                    "correct": bool(scored["correct"][i]),
+                    "length": length,
+                    "entropy": float(entropy[i, :length].mean()) if entropy is not None and length else None,
+                }
+            )
+        return rows
+
+    # ---- state ----------------------------------------------------------------------------------------------------
+
+    def _stateful(self) -> dict[str, Any]:
+        return {
+            node.path: node.fn for members in self.plan.nodes.values() for node in members if node.stateful and hasattr(node.fn, "state_dict")
+        }
+
+    def _save(self) -> None:
+        if self.done in checkpoint.steps(self.folder.path / "checkpoints"):
+            return
+        with self.clock.lap("checkpoint"):
+            tensors, plain = self.policy.state_dict()
+            state = {
+                "step": self.done,
+                "cursor": self.data.cursor,
+                "knobs": self.knobs.state_dict(),
+                "functions": {path: fn.state_dict() for path, fn in self._stateful().items()},
+                "ledger": self.ledger.state_dict() if self.ledger else None,
+                "inert": self._inert,
+                "policy": plain,
+                "torch": torch.__version__,
+            }
+            keep = int(self.recipe["checkpoint"]["keep"])
+            checkpoint.save(self.folder.path / "checkpoints", self.done, tensors, state, self.world, keep)
+
+    def _restore(self, step: int) -> None:
+        folder = self.folder.path / "checkpoints"
+        state = checkpoint.read_state(folder, step)
+        tensors, _ = self.policy.state_dict()
+        checkpoint.read_tensors(folder, step, tensors, self.world)
+        self.policy.load_state_dict(tensors, state["policy"])
+        self.data.cursor = int(state["cursor"])
+        self.knobs.load_state_dict(state["knobs"])
+        for path, fn in self._stateful().items():
+            if path in state["functions"]:
+                fn.load_state_dict(state["functions"][path])
+        if self.ledger and state["ledger"]:
+            self.ledger.load_state_dict(state["ledger"])
+        self._inert = dict(state["inert"])
+        self.done = step
+        self.engine.load(self.policy, step)
+
+    def keep_failed(self, error: NonFinite) -> Path | None:
+        """Save the batch of the step that failed."""
+        batch = getattr(self, "_current", None)
+        if batch is None:
+            return None
+        path = self.folder.path / "batches" / f"failed_step_{self.step:06d}_rank{self.world.rank}.safetensors"
+        return frozen.save(batch, path)
+
+
+def moment(reads: Sequence[str], when: str) -> str:
+    """When a controller acts: at the end of the step if it reads metrics, else when its streams exist."""
+    return "end" if "metrics" in reads else when
+
+
+def _rows_at(values: Tensor, rows: Tensor, sample: Batch) -> Tensor:
+    place = {int(r): i for i, r in enumerate(rows.tolist())}
+    return values[[place[int(r)] for r in sample.row.tolist()]][:, : sample.width]
+
+
+def _threads(scale: Mapping[str, Any]) -> None:
+    if scale["threads"]:
+        torch.set_num_threads(int(scale["threads"]))
+
+
+def _loading(model: Mapping[str, Any], scale: Mapping[str, Any]) -> dict[str, Any]:
+    known = {k: model[k] for k in ("path", "dtype", "attn", "revision", "trust_remote_code") if k in model}
+    return {**known, "device": scale["device"]}
+
+
+def _discard(folder: RunFolder) -> None:
+    """Remove a folder in which nothing was started."""
+    folder.release()
+    for file in folder.path.iterdir():
+        file.unlink()
+    folder.path.rmdir()
+
+
+@contextmanager
+def _signals(run: Run) -> Iterator[None]:
+    """The first SIGINT or SIGTERM asks for a stop after the current step; the second one interrupts."""
+
+    def ask(number: int, frame: Any) -> None:
+        if run.stopped:
+            raise KeyboardInterrupt
+        run.stopped = f"stopped by {signal.Signals(number).name}"
+        run.tracker.say(f"stopping after step {run.step}; once more stops at once")
+
+    try:
+        before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def jsonable(values: Mapping[str, float]) -> str:
+    """One JSON object; what is not finite becomes null."""
+    return json.dumps({k: (v if math.isfinite(v) else None) for k, v in values.items()})

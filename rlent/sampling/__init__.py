@@ -1,0 +1,1 @@
+"""The sampler seat: drawing prompts, generating, grading, keeping."""

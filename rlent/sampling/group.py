@@ -1,0 +1,160 @@
+"""The group sampler: P prompts, G responses each, with an optional filter over groups and refill."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from rlent.engine.base import Engine
+from rlent.errors import StarvedSampler
+from rlent.mount import Node
+from rlent.options import Count, NonNegative, Positive, PositiveCount, Range
+from rlent.sampling.draw import Decoding, Responses, problem_key, respond
+from rlent.types import Batch, Problem, Verdict
+from rlent.world import World
+
+
+class Source(Protocol):
+    """Where problems come from: `draw` moves a cursor that is all a resumed run needs."""
+
+    def draw(self, count: int) -> list[Problem]: ...
+
+
+class Desk(Protocol):
+    """What the run lends the sampler: tokenizer, template, counters, ranks, and rewards for the filter."""
+
+    tokenizer: Any
+    template: str
+    seed: int
+    step: int
+    world: World
+    rows_are: Mapping[str, Any]
+
+    def reward(self, batch: Batch) -> Tensor: ...
+
+
+class GroupSampler:
+    """Draw prompts, generate `n` responses to each, grade them, and keep the groups the filter keeps.
+
+    With `keep`, rounds of prompts are drawn until `prompts` groups are kept; surplus groups are dropped, never carried
+    over, so that a resumed run needs only the data cursor (DAPO, arXiv:2503.14476, section 3.2).
+    """
+
+    def __init__(
+        self,
+        *,
+        prompts: PositiveCount,
+        n: PositiveCount,
+        temperature: Positive,
+        top_p: Annotated[float, Range(0.0, 1.0, low_open=True)],
+        top_k: Count,
+        max_tokens: PositiveCount,
+        keep: Node | None,
+        rounds: PositiveCount,
+    ) -> None:
+        self.prompts, self.n, self.keep, self.rounds = prompts, n, keep, rounds
+        self.decoding = Decoding(temperature=temperature, top_p=top_p, top_k=top_k, max_tokens=max_tokens)
+
+    def respond(self, engine: Engine, tokenizer: Any, problems: Sequence[Problem], **how: Any) -> Responses:
+        """Responses to given problems, as this sampler draws them; evaluation calls this too."""
+        return respond(engine, tokenizer, problems, **{"decoding": self.decoding, **how})
+
+    def __call__(self, engine: Engine, data: Source, grade: Callable[[Sequence[str], Sequence[Problem]], list[Verdict]], desk: Desk) -> Batch:
+        """One step's rollouts, this rank's share, graded.
+
+        Raises:
+            StarvedSampler: the filter kept fewer than `prompts` groups within `rounds` rounds.
+        """
+        kept: list[Batch] = []
+        groups = drawn = 0
+        for round_index in range(self.rounds if self.keep else 1):
+            problems = data.draw(self.prompts)
+            mine = list(desk.world.share(problems))
+            start = desk.world.share(range(len(problems)))
+            answers = self.respond(
+                engine, desk.tokenizer, mine, n=self.n, key=(desk.seed, desk.step, round_index), template=desk.template, entropy=True
+            )
+            verdicts = grade(answers.text, [answers.problem(i) for i in range(len(answers))])
+            batch = rollout_batch(answers, verdicts, first_group=drawn + (start[0] if len(start) else 0), scalars=desk.rows_are)
+            flags = self._flags(batch, desk)
+            everyone = [flag for share in desk.world.all_gather(flags) for flag in share]
+            room = self.prompts - groups
+            chosen = [drawn + i for i, flag in enumerate(everyone) if flag][:room]
+            drawn += len(everyone)
+            groups += len(chosen)
+            picked = torch.isin(batch["group"], torch.tensor(chosen, dtype=torch.long)).nonzero()[:, 0]
+            kept.append(batch.select(picked) if len(picked) < len(batch) else batch)
+            if groups == self.prompts:
+                break
+        if groups < self.prompts:
+            raise StarvedSampler(
+                f"step {desk.step}: the filter kept {groups} of {drawn} groups ({groups / max(drawn, 1):.1%}) in {self.rounds} rounds, and "
+                f"{self.prompts} are needed; raise sampler.rounds, loosen sampler.keep, or use easier or more varied problems"
+            )
+        whole = _join(kept, self.n)
+        whole["kept_share"] = groups / drawn
+        return whole
+
+    def _flags(self, batch: Batch, desk: Desk) -> list[bool]:
+        """One flag for each of this rank's groups, in the order drawn."""
+        count = len(batch) // self.n
+        if self.keep is None:
+            return [True] * count
+        if count == 0:
+            return []
+        local = batch.with_(group=batch["group"] - batch["group"].min())
+        if "reward" in self.keep.reads:
+            local["reward"] = desk.reward(local)
+        return [bool(flag) for flag in torch.as_tensor(self.keep(local.streams)).tolist()]
+
+
+def rollout_batch(answers: Responses, verdicts: Sequence[Verdict], *, first_group: int, scalars: Mapping[str, Any]) -> Batch:
+    """Responses and verdicts as streams, right-padded; row i belongs to group `first_group + i // n`."""
+    rollouts, rows = answers.rollouts, len(answers)
+    lengths = torch.tensor([len(t) for t in rollouts.tokens], dtype=torch.long)
+    width = max(int(lengths.max()) if rows else 1, 1)
+    mask = torch.arange(width) < lengths[:, None]
+    problems = [answers.problem(i) for i in range(rows)]
+    streams: dict[str, Any] = {
+        "mask": mask,
+        "tokens": _pad(rollouts.tokens, width, torch.long),
+        "sampler_logp": _pad(rollouts.sampler_logp, width, torch.float32),
+        "length": lengths,
+        "group": first_group + torch.arange(rows) // answers.n,
+        "sample": torch.arange(rows) % answers.n,
+        "problem_key": torch.tensor([problem_key(p) for p in answers.problems], dtype=torch.long).repeat_interleave(answers.n),
+        "correct": torch.tensor([v.correct for v in verdicts], dtype=torch.bool),
+        "train": torch.ones(rows, dtype=torch.bool),
+        "answer": [v.answer for v in verdicts],
+        "status": [v.status for v in verdicts],
+        "gold": [p.gold for p in problems],
+        "prompt": [p.prompt for p in problems],
+        "meta": [p.meta for p in problems],
+        "data_source": [p.source for p in problems],
+        "source": ["policy"] * rows,
+        "response": list(answers.text),
+        "finish": list(rollouts.finish),
+        "prompt_ids": answers.prompt_ids,
+        **scalars,
+    }
+    if rollouts.sampler_entropy is not None:
+        streams["sampler_entropy"] = _pad(rollouts.sampler_entropy, width, torch.float32)
+    return Batch(streams, first_group * answers.n + torch.arange(rows))
+
+
+def _pad(rows: Sequence[Sequence[float]], width: int, dtype: torch.dtype) -> Tensor:
+    out = torch.zeros((len(rows), width), dtype=dtype)
+    for i, row in enumerate(rows):
+        if len(row):
+            out[i, : len(row)] = torch.as_tensor(row, dtype=dtype)
+    return out
+
+
+def _join(batches: Sequence[Batch], n: int) -> Batch:
+    """The kept groups of all rounds as one batch, groups numbered by where they stand among the drawn ones."""
+    from rlent.world import merge
+
+    return merge(batches) if len(batches) > 1 else batches[0]

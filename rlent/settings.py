@@ -1,0 +1,117 @@
+"""The run's own settings: one class for each block of `recipes/config.yaml` that is not a seat.
+
+The classes exist for their signatures: the loader checks names, types and ranges against them, as it does for seats.
+Defaults live in the option files, where each has a remark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from rlent.options import Count, NonNegative, Positive, PositiveCount, Range, Share
+
+Seconds = Positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    dir: str | None
+    tags: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainer:
+    steps: PositiveCount
+    minibatches: PositiveCount
+    epochs: PositiveCount
+    tokens_per_part: PositiveCount
+    max_time: Positive | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    aggregate: Literal["token_mean", "seq_mean", "seq_sum", "constant"]
+    length: PositiveCount | None
+    empty_rows: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    every: Count
+    keep: PositiveCount
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    device: Literal["cpu", "cuda"]
+    threads: PositiveCount | None
+    timeout: Seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    path: str
+    toy: bool
+    dtype: Literal["float32", "bfloat16", "float64"]
+    revision: str | None
+    trust_remote_code: bool
+    attn: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optim:
+    lr: Positive
+    betas: list[Share]
+    eps: Positive
+    weight_decay: NonNegative
+    max_norm: Positive | None
+    schedule: Literal["constant", "linear", "cosine"]
+    warmup_steps: Count
+    final_share: Share
+
+
+@dataclass(frozen=True, kw_only=True)
+class Eval:
+    every: Count
+    n: PositiveCount
+    ks: list[PositiveCount]
+    problems: PositiveCount | None
+    temperature: NonNegative
+    top_p: Annotated[float, Range(0.0, 1.0, low_open=True)]
+    top_k: Count
+    max_tokens: PositiveCount | None
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ledger:
+    rows: Count
+
+
+@dataclass(frozen=True, kw_only=True)
+class Track:
+    mode: Literal["auto", "online", "offline", "disabled"]
+    project: str
+    entity: str | None
+    group: str | None
+    tags: list[str]
+    samples_every: Count
+    samples: Count
+    console: Literal["auto", "plain", "rich", "off"]
+    ledger: Mapping[str, Any]
+    keep_batches: Count
+
+
+BLOCKS: dict[str, type] = {
+    "run": Run,
+    "trainer": Trainer,
+    "objective": Objective,
+    "checkpoint": Checkpoint,
+    "scale": Scale,
+    "model": Model,
+    "optim": Optim,
+    "eval": Eval,
+    "track": Track,
+}

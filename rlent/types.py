@@ -1,0 +1,141 @@
+"""The data that moves through a run.
+
+Letters: P prompts, G responses each, N = P*G rows, T response positions, V vocabulary. Response tensors are right-padded
+[N, T]; `mask` is True on response tokens (end-of-text included).
+
+Example: 2 prompts, 2 responses each, the longest of 3 tokens:
+
+    row    tokens        mask          group  reward
+    0      [5, 7, 2]     [1, 1, 1]     0      1.0
+    1      [5, 2, 0]     [1, 1, 0]     0      0.0
+    2      [9, 9, 9]     [1, 1, 1]     1      0.0      (cut: finish = "length")
+    3      [2, 0, 0]     [1, 0, 0]     1      1.0
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One verifiable problem. `gold` is what the grader compares with; `meta` is whatever else the data has."""
+
+    id: str
+    prompt: str
+    gold: Any
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One response to sample. `key` seeds its draws: `noise.uniform(*key, position)` decides each token."""
+
+    prompt: Sequence[int]
+    key: tuple[int, ...]
+    max_tokens: int
+    prefix: Sequence[int] = ()
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0  # 0: off
+    stop: frozenset[int] = frozenset()
+
+
+@dataclass(slots=True)
+class Rollouts:
+    """What an engine returns, one entry per request, in the order of the requests.
+
+    `tokens` are the sampled tokens (the prefix is not repeated; the stop token is included).
+    `sampler_logp` are the log-probabilities of the sampled tokens under the distribution they were drawn from.
+    `sampler_entropy` is that distribution's entropy in nats, or None when not asked for.
+    `finish` is "stop" or "length". `version` is the version of the weights that sampled.
+    """
+
+    tokens: list[list[int]]
+    sampler_logp: list[list[float]]
+    finish: list[str]
+    sampler_entropy: list[list[float]] | None = None
+    version: int = -1
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A grader's judgement of one response.
+
+    `method` says which step decided; `status` is ok, no_answer, unparsed, limit, timeout, crash or gold_unparsed.
+    """
+
+    correct: bool
+    answer: str | None = None
+    method: str = "none"
+    status: str = "ok"
+    seconds: float = 0.0
+
+
+class Batch:
+    """Named streams over a set of rows, with the rows' ids.
+
+    A stream is a tensor whose first dimension is rows ([N] or [N, T]), a list with one entry per row, or a plain number.
+    `row` is the row's id within the step: it orders ties and puts parts back in place.
+    """
+
+    def __init__(self, streams: Mapping[str, Any], row: Tensor | None = None) -> None:
+        self.streams: dict[str, Any] = dict(streams)
+        rows = len(self.streams["mask"])
+        self.row = torch.arange(rows) if row is None else row
+
+    def __getitem__(self, name: str) -> Any:
+        return self.streams[name]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self.streams[name] = value
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.streams
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.streams)
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self.streams.get(name, default)
+
+    @property
+    def width(self) -> int:
+        """T, the number of response positions."""
+        return int(self.streams["mask"].shape[1])
+
+    @property
+    def lengths(self) -> Tensor:
+        """Response tokens per row [N]."""
+        return self.streams["mask"].sum(1)
+
+    def with_(self, **streams: Any) -> Batch:
+        """A batch of the same rows with more (or other) streams; the old one is left as it was."""
+        return Batch({**self.streams, **streams}, self.row)
+
+    def select(self, index: Tensor | Sequence[int]) -> Batch:
+        """The rows at `index` (positions in this batch), cut to the longest response among them."""
+        index = torch.as_tensor(index, dtype=torch.long)
+        rows, width = len(self), self.width
+        mask = self.streams["mask"]
+        keep = int(mask[index].any(0).nonzero().max()) + 1 if len(index) and bool(mask[index].any()) else min(width, 1)
+        picked: dict[str, Any] = {}
+        for name, value in self.streams.items():
+            if isinstance(value, Tensor) and value.ndim and value.shape[0] == rows:
+                value = value[index.to(value.device)]
+                if value.ndim >= 2 and value.shape[1] == width:
+                    value = value[:, :keep]
+            elif isinstance(value, list):
+                value = [value[i] for i in index.tolist()]
+            picked[name] = value
+        return Batch(picked, self.row[index])

@@ -1,0 +1,453 @@
+"""`rlent verify`: vectors of the authors' own functions, run through the composed recipes.
+
+A vector file names a method; the method's card says in its `golden:` block which recipe to compose and which option each
+of the file's options is. The objective, advantage, reward, filter or metric of that recipe is the one the loop uses. Grammar of
+a block:
+
+    method:
+      with: [loss=ppo_clip, loss.dual=null]     overrides of the recipe
+      option_of_file: seat.node.option          its value is given to this option
+      option_of_file: {option: path, values: {theirs: ours}}
+      option_of_file: {values: {theirs: [overrides]}}
+      option_of_file: {stream: name}            its value is a stream
+      inputs: {name_in_file: stream}            where the usual names do not fit
+      outputs: {name_in_file: stream}           further results to compare
+      node: regularize.kl                       one function instead of the whole objective
+      ignore: {option_of_file: reason}
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from rlent.errors import RlentError, UsageError, did_you_mean
+from rlent.math.entropy import entropy_from_logits
+from rlent.math.passk import golden_metric
+from rlent.mount import Node, mount
+from rlent.objective import Objective, View, add_advantage, at_the_end
+from rlent.paths import recipes_dir
+from rlent.recipe import Recipe, build, groups, load
+from rlent.types import Batch
+
+RTOL, ATOL = 1e-6, 1e-8
+METRICS = frozenset({"pass_at_k", "maj_at_k", "avg_at_k", "best_at_n_bootstrap", "binomial_interval"})
+NAMES = {
+    "log_prob": "logp",
+    "old_log_prob": "old_logp",
+    "ref_log_prob": "ref_logp",
+    "advantages": "adv",
+    "rewards": "reward",
+}
+AGGREGATES = {
+    "token-mean": "token_mean",
+    "seq-mean-token-mean": "seq_mean",
+    "seq-mean-token-sum": "seq_sum",
+    "seq-mean-token-sum-norm": "constant",
+}
+_BLOCK_KEYS = frozenset({"with", "inputs", "outputs", "node", "ignore"})
+_ROW_STREAMS = frozenset({"reward", "group", "length", "correct"})
+
+
+@dataclass
+class Check:
+    """One vector's result: the largest error relative to the tolerance, and what failed."""
+
+    file: str
+    method: str
+    reference: str
+    error: float = 0.0
+    failures: list[str] = field(default_factory=list)
+
+    def compare(self, name: str, found: Any, expected: Any, rtol: float = RTOL, atol: float = ATOL) -> None:
+        """Compare numbers, element by element; a mismatch is a failure with its place."""
+        a, b = np.asarray(_plain(found), dtype=float), np.asarray(_plain(expected), dtype=float)
+        if a.shape != b.shape:
+            self.failures.append(f"{name}: shape {a.shape}, expected {b.shape}")
+            return
+        same = (a == b) | (np.isnan(a) & np.isnan(b))
+        gap = np.where(same, 0.0, np.abs(a - b))
+        gap = np.where(np.isnan(gap), np.inf, gap)
+        self.error = max(self.error, float(gap.max(initial=0.0)))
+        bad = gap > atol + rtol * np.abs(b)
+        if bad.any():
+            at = tuple(int(i) for i in np.argwhere(bad)[0])
+            where = f" at {list(at)}" if at else ""
+            self.failures.append(f"{name}{where}: {a[at]:.10g}, expected {b[at]:.10g} ({int(bad.sum())} of {a.size} differ)")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().cpu().numpy()
+    return value
+
+
+@dataclass(frozen=True)
+class Golden:
+    """A card's block for one method of the vectors."""
+
+    recipe: str
+    block: Mapping[str, Any]
+
+
+def blocks(config_dirs: Sequence[str] = ()) -> dict[str, Golden]:
+    """Every method that some card can verify."""
+    found: dict[str, Golden] = {}
+    for name, file in groups(config_dirs).get("recipe", {}).items():
+        card = (yaml.safe_load(file.read_text()) or {}).get("card") or {}
+        for method, block in (card.get("golden") or {}).items():
+            found[method] = Golden(name, block or {})
+    return found
+
+
+def check_file(file: Path, known: Mapping[str, Golden], config_dirs: Sequence[str] = ()) -> Check:
+    """Run one vector file."""
+    vector = json.loads(file.read_text())
+    method = vector["method"]
+    reference = vector.get("reference", "")
+    check = Check(file.name, method, reference if isinstance(reference, str) else json.dumps(reference))
+    try:
+        if vector["kind"] == "metric" and method in METRICS:
+            _check_metric(vector, check)
+        elif method not in known:
+            check.failures.append(f"no card verifies '{method}'{did_you_mean(method, known)}")
+        else:
+            Case(vector, known[method], config_dirs).run(check)
+    except (RlentError, KeyError, ValueError, TypeError, RuntimeError, IndexError) as error:
+        check.failures.append(f"{type(error).__name__}: {str(error).strip()}")
+    return check
+
+
+def _check_metric(vector: Mapping[str, Any], check: Check) -> None:
+    found = golden_metric(vector["method"], vector.get("config") or {}, vector["inputs"])
+    tolerance = vector.get("tolerance", 1e-9)
+
+    def walk(name: str, ours: Any, theirs: Any, limit: Any) -> None:
+        if isinstance(theirs, Mapping):
+            for key, value in theirs.items():
+                if key not in ours:
+                    check.failures.append(f"{name}{key}: not computed")
+                    continue
+                walk(f"{name}{key}/", ours[key], value, limit.get(key, 1e-9) if isinstance(limit, Mapping) else limit)
+        else:
+            rtol = float(limit) if not isinstance(limit, Mapping) else 1e-9
+            check.compare(name.rstrip("/"), ours, theirs, rtol=rtol, atol=rtol)
+
+    walk("", found, vector["outputs"], tolerance)
+
+
+class Case:
+    """A vector mapped onto a composed recipe."""
+
+    def __init__(self, vector: Mapping[str, Any], golden: Golden, config_dirs: Sequence[str]) -> None:
+        self.vector, self.block = vector, golden.block
+        self.streams: dict[str, Any] = {}
+        self.aggregate: str | None = None
+        self.norm: float | None = None
+        self.verl_norm = False
+        overrides = [f"recipe={golden.recipe}", *(self.block.get("with") or [])]
+        unknown = []
+        for key, value in (vector.get("config") or {}).items():
+            rule = self.block.get(key, ...)
+            if rule is ... or key in _BLOCK_KEYS:
+                if key not in (self.block.get("ignore") or {}):
+                    unknown.append(key)
+                continue
+            overrides += self._apply(key, rule, value)
+        if unknown:
+            raise UsageError(f"the card does not say what {', '.join(unknown)} means (golden block of recipe {golden.recipe})")
+        self.recipe: Recipe = load(overrides, config_dirs)
+        self.inputs = self._inputs()
+
+    def _apply(self, key: str, rule: Any, value: Any) -> list[str]:
+        """The overrides an option of the file stands for."""
+        if isinstance(rule, Mapping) and "stream" in rule:
+            self.streams[rule["stream"]] = value
+            return []
+        if isinstance(rule, Mapping) and "values" in rule:
+            table = {_key(k): v for k, v in rule["values"].items()}
+            if _key(value) in table:
+                value = table[_key(value)]
+                if isinstance(value, list):
+                    return [str(v) for v in value]
+            elif "option" not in rule or not isinstance(value, int | float) or isinstance(value, bool):
+                raise UsageError(f"{key}={value!r} is not among the values the card translates ({', '.join(table)})")
+        option = rule["option"] if isinstance(rule, Mapping) else rule
+        if option == "objective.aggregate":
+            self.verl_norm = value == "seq-mean-token-sum-norm"
+            self.aggregate = AGGREGATES.get(value, value)
+            return []
+        if option == "objective.length":
+            self.norm = value
+            return []
+        return [f"{option}={_text(value)}"]
+
+    def _inputs(self) -> dict[str, Any]:
+        renamed = {**NAMES, **(self.block.get("inputs") or {})}
+        out: dict[str, Any] = {}
+        for name, value in self.vector["inputs"].items():
+            out[renamed.get(name, name)] = _tensor(value)
+        return out
+
+    # ---- kinds ---------------------------------------------------------------------------------------------------
+
+    def run(self, check: Check) -> None:
+        kind = self.vector["kind"]
+        if "node" in self.block:
+            self._node(check)
+        elif kind in ("policy_loss", "logits_loss"):
+            for cut in (False, True):
+                self._objective(check, cut)
+        elif kind == "selection_property":
+            self._selection(check)
+        elif kind == "advantage":
+            self._advantage(check)
+        else:
+            check.failures.append(f"no rule for vectors of kind '{kind}'")
+
+    def batch(self, seed: int = 0) -> Batch:
+        """The vector's streams as a batch; what it does not state is plain (all rows train, weight 1)."""
+        mask = self.inputs["mask"].bool() if "mask" in self.inputs else None
+        some = next(v for v in self.inputs.values() if isinstance(v, Tensor) and v.ndim)
+        if mask is None:
+            wide = [v for v in self.inputs.values() if isinstance(v, Tensor) and v.ndim == 2]
+            mask = torch.ones(wide[0].shape if wide else (len(some), 1), dtype=torch.bool)
+        rows = len(mask)
+        zeros = torch.zeros(mask.shape, dtype=torch.float64)
+        group = self.inputs.get("group")
+        streams = {
+            "adv": zeros,
+            "train": torch.ones(rows, dtype=torch.bool),
+            "problem_key": torch.arange(rows),
+            "sample": torch.zeros(rows, dtype=torch.long),
+            "step": 1,
+            "steps": 1,
+            "seed": seed,
+            "temperature": 1.0,
+            "max_tokens": mask.shape[1],
+            "length": mask.sum(1),
+            **self.inputs,
+            **self.streams,
+            "mask": mask,
+            "group": torch.arange(rows) if group is None else group.long(),
+        }
+        streams["adv"] = streams["adv"] * mask
+        return Batch({k: v for k, v in streams.items() if k not in ("logits", "labels")})
+
+    def objective(self, batch: Batch) -> Objective:
+        empty = bool(self.recipe["objective"]["empty_rows"])
+        length = float(self.norm or self.recipe["objective"]["length"] or batch.width)
+        if self.norm is None and self.aggregate == "constant":
+            length = float(batch.width)
+        if self.verl_norm and self.aggregate == "constant" and not self._own_constant():
+            rows = len(batch) if empty else int(batch["mask"].any(1).sum())
+            length /= max(rows, 1)  # verl divides by the constant alone, not by the rows
+        how = self.aggregate or self.recipe["objective"]["aggregate"]
+        return Objective(self.recipe.plan, aggregate=how, length=length, empty_rows=empty)
+
+    def _own_constant(self) -> bool:
+        rule = self.block.get("agg_mode")
+        return isinstance(rule, Mapping) and "values" in rule
+
+    def _live(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Live streams [N,T] with gradient, and the leaves whose gradients the file may state."""
+        if "logits" not in self.inputs:
+            leaves = {k: self.inputs[k].clone().requires_grad_(True) for k in ("logp", "entropy") if k in self.inputs}
+            return dict(leaves), {{"logp": "grad_log_prob", "entropy": "grad_entropy"}[k]: v for k, v in leaves.items()}
+        raw = self.inputs["logits"].clone().requires_grad_(True)
+        logits = raw / float(batch["temperature"])
+        target = self.inputs["labels"].long()
+        live = {
+            "logp": logits.log_softmax(-1).gather(-1, target[..., None])[..., 0],
+            "entropy": entropy_from_logits(logits),
+        }
+        for probe in self.recipe.plan.nodes["probe"]:
+            flat = probe({"logits": logits.flatten(0, 1), "target": target.flatten(), **{k: v for k, v in batch.streams.items() if not isinstance(v, Tensor)}})
+            live[probe.name] = flat.view(target.shape)
+        mask = batch["mask"]
+        return {k: torch.where(mask, v, v.new_zeros(())) for k, v in live.items()}, {"grad_logits": raw}
+
+    def _objective(self, check: Check, cut: bool) -> None:
+        """The loop's own objective on one minibatch, whole or row by row."""
+        batch = self.batch()
+        objective = self.objective(batch)
+        live, leaves = self._live(batch)
+        for name, value in live.items():
+            batch[f"now_{name}"] = value.detach()
+        batch = objective.shape(batch, "step")
+        batch = objective.shape(batch, "minibatch", 0)
+        batch, scale = objective.prepare(batch, 0)
+        label = "cut into rows: " if cut else ""
+        total = torch.zeros((), dtype=torch.float64)
+        for rows in [[i] for i in range(len(batch))] if cut else [list(range(len(batch)))]:
+            part = batch.select(rows)
+            out = objective(part, {k: v[rows][:, : part.width] for k, v in live.items()}, scale, 0)
+            total = total + out.loss
+            if out.loss.requires_grad:
+                out.loss.backward(retain_graph=True)
+        for name, value in scale.terms.items():
+            coefs = {n.name: n.coef for n in self.recipe.plan.nodes["regularize"]}
+            total = total + coefs.get(name, 1.0) * value
+        expected = self.vector["outputs"]
+        check.compare(f"{label}loss", total, expected["loss"])
+        for name, leaf in leaves.items():
+            if name in expected:
+                check.compare(f"{label}{name}", torch.zeros_like(leaf) if leaf.grad is None else leaf.grad, expected[name])
+        for name, stream in (self.block.get("outputs") or {}).items():
+            if name in expected and stream in batch:
+                check.compare(f"{label}{name}", batch[stream].double() * batch["mask"], expected[name])
+
+    def _selection(self, check: Check) -> None:
+        """A random choice: membership and count, over several seeds."""
+        expected = self.vector["outputs"]
+        candidates = torch.tensor(expected["candidates"]).bool()
+        stream = (self.block.get("outputs") or {})["selected"]
+        seen = torch.zeros_like(candidates)
+        for seed in range(8):
+            batch = self.batch(seed)
+            objective = self.objective(batch)
+            live, _ = self._live(batch)
+            for name, value in live.items():
+                batch[f"now_{name}"] = value.detach()
+            selected = objective.shape(objective.shape(batch, "step"), "minibatch", 0)[stream].bool()
+            seen |= selected
+            if bool((selected & ~candidates).any()):
+                check.failures.append(f"seed {seed}: a token outside the candidates was chosen")
+            check.compare(f"seed {seed}: chosen", int(selected.sum()), min(int(expected["quota"]), int(candidates.sum())))
+        if int(candidates.sum()) > int(expected["quota"]) and int(seen.sum()) <= int(expected["quota"]):
+            check.failures.append("the choice does not depend on the seed")
+
+    def _advantage(self, check: Check) -> None:
+        """The recipe's advantage, and the same with the rows in another order."""
+        batch = self.batch()
+        reward = batch["reward"]
+        if reward.ndim == 2:
+            batch["token_reward"], batch["reward"] = reward, (reward * batch["mask"]).sum(1)
+        else:
+            batch["token_reward"] = at_the_end(reward, batch["mask"])
+        world = self.objective(batch).world
+        order = torch.arange(len(batch)).flip(0)
+        found = add_advantage(batch, self.recipe.plan.advantage, world)["adv"]
+        check.compare("advantages", found, self.vector["outputs"]["advantages"])
+        turned = Batch({k: v[order] if isinstance(v, Tensor) and v.ndim else v for k, v in batch.streams.items()})
+        again = add_advantage(turned, self.recipe.plan.advantage, world)["adv"]
+        if self.block.get("order") is None:
+            check.compare("rows turned round: advantages", again, torch.tensor(self.vector["outputs"]["advantages"], dtype=torch.float64)[order])
+
+    def _node(self, check: Check) -> None:
+        """One function of the composed recipe."""
+        seat, _, name = self.block["node"].partition(".")
+        batch = self.batch()
+        expected = self.vector["outputs"]
+        if seat == "sampler":
+            keep: Node = build(self.recipe["sampler"][name])
+            groups_, at = torch.unique(batch["group"], return_inverse=True)
+            flags = torch.as_tensor(keep(batch.with_(group=at).streams)).bool()
+            check.compare("kept_rows", flags[at].nonzero()[:, 0], expected["kept_rows"])
+            return
+        node = next((n for n in self.recipe.plan.nodes[seat] if n.name == name), None) or mount(seat, name, self.recipe[seat][name], [])
+        if node is None:
+            raise UsageError(f"{self.block['node']} is not in the composed recipe")
+        if seat == "reward":
+            check.compare("rewards", batch["reward"] + node.coef * node(View(batch, node)), expected["rewards"])
+            return
+        leaf = batch["logp"].clone().requires_grad_(True)
+        value = node(View(batch, node, {"logp": leaf}))
+        value = value["value"] if isinstance(value, Mapping) else value
+        for key, theirs in expected.items():
+            if key.startswith("grad_"):
+                (grad,) = torch.autograd.grad(value.sum(), leaf, retain_graph=True)
+                check.compare(key, grad, theirs)
+            else:
+                check.compare(key, value, theirs)
+
+
+def _key(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _tensor(value: Any) -> Any:
+    if isinstance(value, list) and value and not isinstance(value[0], str | dict):
+        try:
+            return torch.tensor(value, dtype=torch.float64)
+        except (TypeError, ValueError):
+            return value
+    return value
+
+
+def default_vectors() -> Path:
+    """The vectors of a checkout.
+
+    Raises:
+        UsageError: an installed package ships none.
+    """
+    folder = recipes_dir().parent / "tests" / "golden"
+    if not folder.is_dir():
+        raise UsageError("no vectors beside this installation; give a folder of them with --vectors DIR")
+    return folder
+
+
+def run(folder: Path, only: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> list[Check]:
+    """Run every vector file of a folder.
+
+    Raises:
+        UsageError: no such folder, no vectors, or a method of `only` without vectors.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"--vectors: '{folder}' is not a folder")
+    files = sorted(folder.glob("*.json"))
+    methods = {f: str(json.loads(f.read_text()).get("method", "")) for f in files}
+    missing = sorted(set(only) - set(methods.values()))
+    if missing:
+        raise UsageError(f"--only: no vectors of {', '.join(missing)}{did_you_mean(missing[0], methods.values())} in {folder}")
+    chosen = [f for f in files if not only or methods[f] in only]
+    if not chosen:
+        raise UsageError(f"no vector files (*.json) in {folder}")
+    known = blocks(config_dirs)
+    return [check_file(f, known, config_dirs) for f in chosen]
+
+
+def main(vectors: Path | None, only: Sequence[str], config_dirs: Sequence[str], *, as_json: bool = False) -> int:
+    """Print the table; 1 if anything failed."""
+    checks = run(vectors or default_vectors(), only, config_dirs)
+    failed = [c for c in checks if c.failures]
+    if as_json:
+        print(json.dumps([{**vars(c), "passed": not c.failures} for c in checks], indent=1))
+        return 1 if failed else 0
+    table = Table(box=None, pad_edge=False)
+    for title in ("METHOD", "AUTHORS' CODE", "CASES", "LARGEST ERROR", "VERDICT"):
+        table.add_column(title, justify="right" if title in ("CASES", "LARGEST ERROR") else "left", no_wrap=title != "AUTHORS' CODE")
+    for method in sorted({c.method for c in checks}):
+        mine = [c for c in checks if c.method == method]
+        bad = sum(bool(c.failures) for c in mine)
+        verdict = "pass" if not bad else f"FAIL ({bad} of {len(mine)})"
+        table.add_row(method, _short(mine[0].reference), str(len(mine)), f"{max(c.error for c in mine):.1e}", verdict)
+    console = Console()
+    console.print(table)
+    for c in failed:
+        for failure in c.failures[:3]:
+            console.print(f"{c.file}: {failure}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{len(checks) - len(failed)} of {len(checks)} vectors pass", highlight=False)
+    return 1 if failed else 0
+
+
+def _short(reference: str) -> str:
+    """owner/repo@commit of a reference, shortened."""
+    first = reference.split()[0].strip("[\"',") if reference else ""
+    return first[: first.index("@") + 8] if "@" in first else first[:40] or "formula"

@@ -1,0 +1,137 @@
+"""Ranks: who we are, and the few things ranks say to each other.
+
+Statistics over a step or a minibatch are computed on rank 0, on rows gathered in the order of their ids, and the results
+are scattered: ranks cannot disagree on a tie, and a number does not depend on how rows were shared out.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from rlent.types import Batch
+
+
+class World:
+    """One process (the default) or one rank of several."""
+
+    def __init__(self, rank: int = 0, size: int = 1) -> None:
+        self.rank, self.size = rank, size
+
+    @staticmethod
+    def join(device: str = "cpu", timeout: float = 600.0) -> World:
+        """The world torchrun describes in the environment; a single process where there is none."""
+        size = int(os.environ.get("WORLD_SIZE", "1"))
+        if size == 1:
+            return World()
+        if not dist.is_initialized():
+            backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+            dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+        return World(dist.get_rank(), dist.get_world_size())
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is rank 0, which writes files and decides."""
+        return self.rank == 0
+
+    def share(self, items: Sequence[Any]) -> Sequence[Any]:
+        """This rank's contiguous share of `items`; every item belongs to exactly one rank."""
+        bounds = [len(items) * r // self.size for r in range(self.size + 1)]
+        return items[bounds[self.rank] : bounds[self.rank + 1]]
+
+    def gather(self, value: Any) -> list[Any] | None:
+        """Every rank's value on rank 0, None elsewhere."""
+        if self.size == 1:
+            return [value]
+        out: list[Any] | None = [None] * self.size if self.leads else None
+        dist.gather_object(value, out, dst=0)
+        return out
+
+    def all_gather(self, value: Any) -> list[Any]:
+        """Every rank's value, everywhere."""
+        if self.size == 1:
+            return [value]
+        out: list[Any] = [None] * self.size
+        dist.all_gather_object(out, value)
+        return out
+
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's value, everywhere."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def sums(self, values: Sequence[int]) -> list[int]:
+        """Sums of whole numbers over ranks (exact)."""
+        if self.size == 1:
+            return list(values)
+        total = torch.tensor(list(values), dtype=torch.int64)
+        dist.all_reduce(total)
+        return [int(v) for v in total]
+
+    def whole(self, batch: Batch, names: Sequence[str], work: Callable[[Batch], dict[str, Any]]) -> dict[str, Any]:
+        """Run `work` on all ranks' rows in the order of their ids, and give each rank its rows of the results.
+
+        `work` returns tensors whose first dimension is rows, or numbers (given to every rank as they are).
+        """
+        if self.size == 1:
+            return work(batch)
+        slim = Batch({k: batch[k] for k in {*names, "mask"} if k in batch}, batch.row)
+        shares = self.gather(slim)
+        replies: list[dict[str, Any]] | None = None
+        failure: str | None = None
+        if shares is not None:
+            try:
+                whole = merge(shares)
+                result = work(whole)
+                replies = [_rows_of(result, whole.row, part) for part in shares]
+            except Exception as error:
+                failure, cause = f"{type(error).__name__}: {error}", error
+        failure = self.broadcast(failure)
+        if failure:
+            if self.leads:
+                raise cause
+            raise RuntimeError(f"rank 0 failed: {failure}")
+        box: list[Any] = [None]
+        dist.scatter_object_list(box, replies, src=0)
+        return dict(box[0])
+
+
+def _rows_of(result: dict[str, Any], order: Tensor, part: Batch) -> dict[str, Any]:
+    place = {int(r): i for i, r in enumerate(order.tolist())}
+    index = torch.tensor([place[int(r)] for r in part.row.tolist()], dtype=torch.long)
+    out = {}
+    for key, value in result.items():
+        if isinstance(value, Tensor) and value.ndim and value.shape[0] == len(order):
+            value = value[index]
+            if value.ndim >= 2 and value.shape[1] > part.width:
+                value = value[:, : part.width].contiguous()
+        out[key] = value
+    return out
+
+
+def merge(parts: Sequence[Batch]) -> Batch:
+    """One batch of all rows, in the order of their ids, padded to the widest. Plain numbers come from the first part."""
+    width = max(p.width for p in parts)
+    order = torch.cat([p.row for p in parts]).argsort(stable=True)
+    streams: dict[str, Any] = {}
+    for name, first in parts[0].streams.items():
+        values = [p[name] for p in parts]
+        if isinstance(first, Tensor) and first.ndim:
+            if any(v.ndim >= 2 and v.shape[1] == p.width for v, p in zip(values, parts, strict=True)):
+                values = [torch.nn.functional.pad(v, (0, width - v.shape[1])) for v in values]
+            streams[name] = torch.cat(values)[order]
+        elif isinstance(first, list):
+            joined = [item for v in values for item in v]
+            streams[name] = [joined[i] for i in order.tolist()]
+        else:
+            streams[name] = first
+    return Batch(streams, torch.cat([p.row for p in parts])[order])

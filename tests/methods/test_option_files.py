@@ -1,0 +1,178 @@
+"""Option files and cards: they list exactly what their functions take, and claim only what is there."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rlent.metrics.definitions import explain
+from rlent.mount import check_options, locate, options_of, positional
+from rlent.seats import RUNNER_KEYS, SEATS
+from rlent.streams import STREAMS
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+GOLDEN = Path(__file__).parents[1] / "golden"
+METHOD_SEATS = ("reward", "advantage", "shape", "loss", "regularize", "control", "probe")
+FILES = [f for seat in METHOD_SEATS for f in sorted((RECIPES / seat).glob("*.yaml"))]
+CARDS = sorted((RECIPES / "recipe").glob("*.yaml"))
+TOY = re.compile(r"^\$\{toy:(.+),(.+)\}$")
+
+
+def named(file: Path) -> str:
+    return f"{file.parent.name}/{file.stem}"
+
+
+def node(file: Path) -> dict[str, Any]:
+    """The node of an option file; files of list seats hold one under its own name."""
+    raw = yaml.safe_load(file.read_text())
+    if not SEATS[file.parent.name].many:
+        return raw
+    assert list(raw) == [file.stem], "a file of a list seat nests its node under the file's name"
+    return raw[file.stem]
+
+
+def maker(spec: dict[str, Any]) -> Any:
+    target = locate(spec["_target_"])
+    return target.__init__ if isinstance(target, type) else target
+
+
+def paper(value: Any) -> Any:
+    """The value for a real model."""
+    match = TOY.match(value) if isinstance(value, str) else None
+    return yaml.safe_load(match[2]) if match else value
+
+
+def value_of(path: str) -> Any:
+    """`shape.clip_cov.fraction`, or `loss.clip_higher.low` for a seat that holds one thing: the value for a real model."""
+    seat, name, option = path.split(".")
+    return paper(node(RECIPES / seat / f"{name}.yaml")[option])
+
+
+@pytest.mark.parametrize("file", FILES, ids=named)
+def test_every_option_is_listed_and_no_other(file):
+    spec = node(file)
+    assert {k for k in spec if k not in RUNNER_KEYS} == set(options_of(maker(spec)))
+
+
+@pytest.mark.parametrize("file", FILES, ids=named)
+def test_values_are_accepted_for_the_tiny_and_the_real_model(file):
+    spec = node(file)
+    options = {k: v for k, v in spec.items() if k not in RUNNER_KEYS and not (isinstance(v, str) and v.startswith("${regularize."))}
+    tiny = {k: yaml.safe_load(TOY.match(v)[1]) if isinstance(v, str) and TOY.match(v) else v for k, v in options.items()}
+    for given in (tiny, {k: paper(v) for k, v in options.items()}):
+        problems = check_options(named(file), maker(spec), given, spec["_target_"])
+        assert [p for p in problems if "needs option" not in p] == []
+
+
+@pytest.mark.parametrize("file", FILES, ids=named)
+def test_every_option_has_a_remark(file):
+    spec = node(file)
+    lines = file.read_text().splitlines()
+    assert lines[0].startswith("# ")
+    for option in options_of(maker(spec)):
+        (line,) = [text for text in lines if text.strip().startswith(f"{option}:")]
+        assert "#" in line, f"{option} has no remark"
+
+
+@pytest.mark.parametrize("file", FILES, ids=named)
+def test_functions_read_known_streams(file):
+    spec = node(file)
+    target = locate(spec["_target_"])
+    made = {"logits", "target", "ref_logp", "aer_difficulty", "old_nucleus_entropy", "now_nucleus_entropy"}
+    reads = positional(target.__call__ if isinstance(target, type) else target)
+    assert set(reads) <= {*STREAMS, *made}
+    assert not [s for s in reads if f"now_{s}" in reads]
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda f: f.stem)
+def test_a_card_sets_no_option_inside_a_seat(card):
+    raw = yaml.safe_load(card.read_text())
+    assert not set(raw) & set(SEATS)
+    for choice in raw.get("defaults", []):
+        ((group, names),) = choice.items()
+        for name in names if isinstance(names, list) else [names]:
+            assert (RECIPES / group.removeprefix("override /") / f"{name}.yaml").is_file(), f"{group}: {name}"
+
+
+@pytest.mark.parametrize("card", [c for c in CARDS if c.stem != "grpo"], ids=lambda f: f.stem)
+def test_a_card_opens_with_what_it_changes_and_what_to_expect(card):
+    lines = card.read_text().splitlines()
+    assert lines[0] == "# @package _global_"  # Hydra reads the first 512 characters only, and else misses it without a word
+    head = "\n".join(itertools.takewhile(lambda line: line.startswith("#"), lines))
+    assert "arXiv:" in head and "Differs from grpo in" in head and "You should see:" in head
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda f: f.stem)
+def test_a_card_is_complete(card):
+    about = yaml.safe_load(card.read_text())["card"]
+    assert {"name", "paper", "authors_code", "state", "faithful", "effect", "watch", "inert", "golden"} <= set(about)
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda f: f.stem)
+def test_a_card_names_metrics_that_exist(card):
+    watch = yaml.safe_load(card.read_text())["card"]["watch"]
+    assert [name for name in watch if explain(name) is None] == []
+
+
+GOLDEN_BLOCKS = {
+    method: (card.stem, block or {}) for card in CARDS for method, block in yaml.safe_load(card.read_text())["card"]["golden"].items()
+}
+
+
+@pytest.mark.parametrize("method", sorted(GOLDEN_BLOCKS))
+def test_every_option_of_a_vector_is_mapped_or_ignored_for_a_reason(method):
+    _, block = GOLDEN_BLOCKS[method]
+    files = sorted(GOLDEN.glob(f"{method}_[0-9]*.json"))
+    assert files, f"no vectors for {method}"
+    for file in files:
+        missing = set(json.loads(file.read_text())["config"]) - set(block) - set(block.get("ignore", {}))
+        assert not missing, f"{file.name}: {sorted(missing)}"
+
+
+NUMBERS = {
+    "advantage.grpo.epsilon": 1e-6,
+    "advantage.grpo_batch_std.epsilon": 1e-4,
+    "advantage.qae.quantile": 0.4,
+    "advantage.reinforce_pp.gamma": 1.0,
+    "loss.ppo_clip.low": 0.2,
+    "loss.ppo_clip.high": 0.2,
+    "loss.ppo_clip.dual": 3.0,
+    "loss.clip_higher.low": 0.2,
+    "loss.clip_higher.high": 0.28,
+    "loss.clip_higher.dual": 10.0,
+    "loss.ppo_wide.low": 1.0,
+    "loss.ppo_wide.high": 1.0,
+    "loss.ppo_wide.dual": None,
+    "loss.ce_gppo.beta_low": 0.75,
+    "loss.ce_gppo.beta_high": 1.0,
+    "loss.ce_gppo.dual": 10.0,
+    "reward.overlong_soft.buffer": 4096,
+    "reward.overlong_soft.penalty": 1.0,
+    "shape.clip_cov.fraction": 2e-4,
+    "shape.clip_cov.low": 1.0,
+    "shape.clip_cov.high": 5.0,
+    "shape.erc.low": 0.95,
+    "shape.erc.high": 1.05,
+    "shape.aer.threshold": 0.5,
+    "regularize.kl_cov.fraction": 2e-3,
+    "regularize.kl_cov.coef": 1.0,
+    "regularize.siren.quantile": 0.8,
+    "regularize.siren.coef": 0.005,
+    "regularize.positive_nll.coef": 0.1,
+    "probe.nucleus_entropy.top_p": 0.8,
+    "probe.nucleus_entropy.top_k": 10000,
+    "control.aer.share": 0.4,
+    "control.aer.gain": 0.005,
+    "control.aer.high": 0.05,
+}
+
+
+@pytest.mark.parametrize(("path", "number"), NUMBERS.items(), ids=NUMBERS)
+def test_numbers_for_a_real_model_are_the_authors(path, number):
+    assert value_of(path) == number
