@@ -17,7 +17,7 @@ from rlent.plan import Plan
 from rlent.policy.parts import cut
 from rlent.policy.policy import Policy
 from rlent.types import Batch
-from rlent.world import World, merge
+from rlent.world import World
 
 
 @dataclass
@@ -142,6 +142,17 @@ class Actor:
         live = self.plan.live
         return self.policy(part, temperature=self.temperature, entropy="entropy" in live, probes=self.probes(live))
 
+    @staticmethod
+    def on_policy(part: Batch, live: Mapping[str, Tensor]) -> Batch:
+        """The part of a step's first update: the policy has not moved, so `old_*` is what the forward just gave.
+
+        Rows padded otherwise give other log-probabilities in the last digits; taking `old_logp` from the same forward keeps
+        that noise out of the ratio. The look-back's value stays under `look_logp`.
+        """
+        kept = {"look_logp": part["old_logp"]} if "old_logp" in part else {}
+        fresh = {f"old_{k}": v.detach() for k, v in live.items() if k == "logp" or f"old_{k}" in part}
+        return part.with_(**kept, **fresh)
+
     def step(self) -> dict[str, float]:
         """One optimizer update; gradients are summed over ranks first (denominators are global already)."""
         if self.world.size > 1:
@@ -151,8 +162,3 @@ class Actor:
                         parameter.grad = torch.zeros_like(parameter)
                     dist.all_reduce(parameter.grad)
         return self.policy.step()
-
-
-def join(parts: Sequence[Batch]) -> Batch:
-    """Records of parts as one batch in row order."""
-    return merge(parts)

@@ -60,7 +60,8 @@ def _train(run: Any) -> int:
         except NonFinite as error:
             path = run.keep_failed(error)
             kept = f"; the batch is in {path}" if path else ""
-            raise NonFinite(f"step {run.step}: {error}{kept}. Earlier checkpoints are whole") from error
+            where = "" if str(error).startswith("step ") else f"step {run.step}: "
+            raise NonFinite(f"{where}{error}{kept}. Earlier checkpoints are whole") from error
         if run.stopped and run.world.leads:
             run.tracker.say(f"{run.stopped} after step {run.done}; continue with: {run.folder.resume_command}")
         elif run.world.leads:

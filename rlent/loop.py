@@ -18,12 +18,9 @@ def train(run: Run) -> None:
             run.turn(minibatch.batch, at="minibatch")
             minibatch, scale = run.prepare(minibatch)  # shapes, denominators and whole-minibatch gradients, over all ranks
             for part in run.parts(minibatch):
-                out = run.objective(part, run.actor(part), scale, minibatch.index)
-                out.loss.backward()
-                run.meter.add(out, part.get("look_logp"))
+                run.accumulate(part, scale, minibatch.index)  # forward, objective, backward
             run.meter.update(run.actor.step())
         run.publish(step)  # the engine follows the policy
         metrics = run.measure(batch)
         run.turn({"metrics": metrics}, at="end")
-        run.record(step, metrics, scored)  # metrics.jsonl, W&B, console
-        run.every(step)  # pass@k, checkpoint
+        run.every(step, metrics, scored)  # pass@k; metrics.jsonl, W&B, console; checkpoint

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,12 +44,11 @@ class Meter:
         self.records.append([])
         self.constant_terms.append(dict(scale.terms))
 
-    def add(self, out: Out, look_back: Tensor | None = None) -> None:
-        """One part's record; `look_back` is the old log-probability it is compared with in the first minibatch."""
+    def add(self, out: Out) -> None:
+        """One part's record. In the first minibatch `look_logp`, the look-back's value, shows how far rounding goes."""
         self.records[-1].append(out.record)
-        if look_back is not None and len(out.record):
-            gap = (out.record["logp"] - look_back).abs() * out.record["mask"]
-            self.noise = max(self.noise, float(gap.max())) if gap.numel() else self.noise
+        if "look_logp" in out.record and bool(out.record["mask"].any()):
+            self.noise = max(self.noise, float((out.record["logp"] - out.record["look_logp"])[out.record["mask"]].abs().max()))
 
     def update(self, numbers: Mapping[str, float]) -> None:
         """What an optimizer update reported."""
@@ -181,8 +179,3 @@ class Meter:
         d2 = theorem2_terms(whole["adv"].double(), logp, entropy)[mask].mean()
         change = (whole["after"].double() - entropy)[mask].mean()
         return {"d1": float(d1), "d2": float(d2), "measured": float(change)}
-
-
-def finite(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Metrics as a JSON record keeps them: numbers, and null for what is not finite."""
-    return {k: (v if not isinstance(v, float) or math.isfinite(v) else None) for k, v in values.items()}

@@ -124,6 +124,9 @@ def mismatch(value: Any, annotation: Any) -> str | None:
         good = isinstance(value, str | Path)
     elif plain in (list, tuple, set, frozenset) or (inspect.isclass(plain) and issubclass(plain, typing.Sequence) and plain is not str):
         good = isinstance(value, list | tuple)
+        if good and (kinds := typing.get_args(annotation)):
+            wrong_items = [w for w in (mismatch(item, kinds[0]) for item in value) if w]
+            return f"in {list(value)!r}, {wrong_items[0]}" if wrong_items else None
     elif inspect.isclass(plain) and issubclass(plain, Mapping):
         good = isinstance(value, Mapping)
     elif plain in (bool, str):

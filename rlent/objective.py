@@ -79,6 +79,8 @@ def add_reward(batch: Batch, nodes: Sequence[Node], world: World) -> Batch:
     rows = torch.zeros(len(batch), dtype=dtype)
     for node in nodes:
         found = torch.as_tensor(whole(node, batch, world)["value"]).to(dtype)
+        if found.shape not in (mask.shape[:1], mask.shape):
+            raise RlentError(f"{node.path} returned shape {tuple(found.shape)}; one reward for each of the {len(batch)} responses is expected, or one per token")
         _check_finite(found, node.path, batch)
         batch[f"reward_{node.name}"] = found
         if found.ndim == 1:
@@ -105,6 +107,8 @@ def add_advantage(batch: Batch, node: Node | None, world: World) -> Batch:
         return batch.with_(adv=batch["reward"][:, None] * mask)
     found = whole(node, batch, world)
     adv = found.pop("adv", found.pop("value", None))
+    if adv.shape not in (mask.shape[:1], mask.shape):
+        raise RlentError(f"{node.path} returned shape {tuple(adv.shape)}; [{len(batch)}] or {list(mask.shape)} is expected")
     _check_finite(adv, node.path, batch)
     adv = (adv[:, None] if adv.ndim == 1 else adv) * mask
     return batch.with_(adv=adv.to(batch["reward"].dtype), **{f"{node.name}_{k}": v for k, v in found.items()})
@@ -337,7 +341,7 @@ class Objective:
             _check_finite(grad, f"d(objective)/d({name})", part)
             loss = loss + (grad.to(live[name].dtype) * (live[name] - live[name].detach())).sum()
         keep = {k: v.detach() if isinstance(v, Tensor) else v for k, v in record.items()}
-        keep |= {k: part[k] for k in ("mask", "adv", "weight", "gate", "old_logp", "train") if k in part}
+        keep |= {k: part[k] for k in ("mask", "adv", "weight", "gate", "old_logp", "look_logp", "train") if k in part}
         keep |= {k: v for k, v in part.streams.items() if k.endswith("_selected") or k.startswith("effect:")}
         pull = grads.get("logp", torch.zeros_like(coef))
         keep["gradient"] = -pull * max(scale.response_tokens, 1)  # per token, as if the loss were a token mean

@@ -17,3 +17,11 @@ def checkout() -> Path | None:
     """The repository this package runs from, or None for an installed package."""
     root = _PACKAGE.parent
     return root if (root / "recipes" / "config.yaml").is_file() and not (_PACKAGE / "_recipes").is_dir() else None
+
+
+def constraints_file() -> Path | None:
+    """The tested set of versions: shipped in the package, or the checkout's; None if it is in neither."""
+    for file in (_PACKAGE / "_constraints.txt", _PACKAGE.parent / "constraints.txt"):
+        if file.is_file():
+            return file
+    return None

@@ -78,7 +78,10 @@ def parse(overrides: Sequence[str]) -> list[Override]:
     parser, parsed, problems = OverridesParser.create(), [], []
     for text in overrides:
         try:
-            parsed.append(parser.parse_override(text))
+            override = parser.parse_override(text)
+            if not override.key_or_group:
+                raise HydraException("no key")
+            parsed.append(override)
         except HydraException as error:
             reason = str(error).splitlines()[0]
             problems.append(f"'{text}' is not an override ({reason}); write key=value, +group=option or ~key")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import signal
 import time
 import uuid
@@ -18,13 +16,14 @@ from torch import Tensor
 from rlent import checkpoint, frozen, objective
 from rlent.actor import Actor, Minibatch
 from rlent.data.problems import Problems, draw
-from rlent.engine import make_engine
+from rlent.engine.make import make_engine
 from rlent.errors import CheckpointError, NonFinite, RlentError, UsageError
 from rlent.eval.evaluate import evaluate
 from rlent.folder import RunFolder
 from rlent.knobs import Knobs
 from rlent.ledger import EntropyLedger, sample_rows
 from rlent.meter import Meter
+from rlent.policy.parts import run_halving
 from rlent.policy.policy import Policy
 from rlent.recipe import Recipe, build, differences, from_config
 from rlent.sampling.draw import Decoding, stop_tokens
@@ -82,7 +81,8 @@ class Run:
         self.step = 0
         self.seed = int(config["seed"])
         _threads(config["scale"])
-        self.policy = Policy.load(**_loading(config["model"], config["scale"]), optim=config["optim"])
+        updates = int(config["trainer"]["minibatches"]) * int(config["trainer"]["epochs"])
+        self.policy = Policy.load(**_loading(config["model"], config["scale"]), optim=config["optim"], steps=self.total, updates_per_step=updates)
         models = {
             name: Policy.load(**_loading({**config["model"], **spec}, config["scale"])) for name, spec in (config.get("models") or {}).items() if name in self.plan.models
         }
@@ -227,11 +227,7 @@ class Run:
                     return
                 self.step = self.done + 1
                 self.meter.clear()
-                try:
-                    yield self.step
-                except NonFinite as error:  # pragma: no cover - the loop raises inside itself, see guard()
-                    raise error
-                self.done = self.step
+                yield self.step
 
     def _check_time(self) -> None:
         limit = self.recipe["trainer"]["max_time"]
@@ -254,12 +250,15 @@ class Run:
         with self.clock.lap("grade"):
             return list(self.grader(responses, problems))
 
+    def note(self, name: str, value: float) -> None:
+        """A number for this step's metrics."""
+        self.meter.numbers[name] = float(value)
+
     def sample(self, step: int) -> Batch:
         """Draw, generate, grade, keep."""
         with self.clock.lap("sample"):
             batch = self.sampler(self.engine, self.data, self.grade, self)
         self.clock.seconds["sample"] -= self.clock.seconds.get("grade", 0.0)
-        self.meter.numbers["sampler/kept"] = float(batch.streams.pop("kept_share", 1.0))
         self._current = batch
         return batch
 
@@ -310,6 +309,26 @@ class Run:
         with self.clock.lap("update"):
             for positions in minibatch.parts:
                 yield minibatch.batch.select(positions)
+
+    def accumulate(self, part: Batch, scale: objective.Scale, index: int) -> None:
+        """Forward, objective and backward of a part; where memory runs out, of its halves."""
+
+        def once(rows: Batch) -> objective.Out:
+            live = self.actor(rows)
+            rows = self.actor.on_policy(rows, live) if index == 0 else rows
+            out = self.objective(rows, live, scale, index)
+            out.loss.backward()
+            return out
+
+        for out in run_halving(once, part, self._halved, self.policy.model.parameters()):
+            self.meter.add(out)
+
+    def _halved(self, rows: int) -> None:
+        """A part of `rows` rows did not fit: say so the first time, count it, and cut smaller from the next step on."""
+        if not self.actor.halved:
+            self.tracker.say(f"step {self.step}: a part of {rows} rows did not fit in memory and was halved; lower trainer.tokens_per_part")
+        self.actor.halved += 1
+        self.note("update/halved", self.actor.halved)
 
     def publish(self, step: int) -> None:
         """The engine samples from the new weights from now on."""
@@ -379,22 +398,21 @@ class Run:
             top_k=settings["top_k"],
             max_tokens=settings["max_tokens"] or int(self.recipe["sampler"]["max_tokens"]),
         )
-        found = None
-        if self.world.leads:
-            result = evaluate(
-                self.engine,
-                self.tokenizer,
-                problems,
-                self.grader,
-                n=settings["n"],
-                ks=settings["ks"],
-                decoding=decoding,
-                seed=settings["seed"],
-                template=self.template,
-                respond=self.sampler.respond,
-            )
-            found = result.metrics()
-        return dict(self.world.broadcast(found))
+        result = evaluate(
+            self.engine,
+            self.tokenizer,
+            problems,
+            self.grader,
+            n=settings["n"],
+            ks=settings["ks"],
+            decoding=decoding,
+            seed=settings["seed"],
+            template=self.template,
+            stop=self.stop,
+            respond=self.sampler.respond,
+            world=self.world,
+        )
+        return dict(result.metrics())
 
     def _samples(self, scored: Batch) -> list[dict[str, Any]]:
         entropy = scored.get("sampler_entropy")
@@ -512,8 +530,3 @@ def _signals(run: Run) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def jsonable(values: Mapping[str, float]) -> str:
-    """One JSON object; what is not finite becomes null."""
-    return json.dumps({k: (v if math.isfinite(v) else None) for k, v in values.items()})

@@ -1,7 +1,7 @@
 """Make the model that ships with rlent: a small Qwen2 that writes countdown expressions and is seldom right.
 
-    python scripts/make_tiny_model.py                          # writes rlent/assets/tiny, about 4 minutes on two cores
-    python scripts/make_tiny_model.py --out /somewhere --steps 20 --problems 4
+    python scripts/make_tiny_model.py                          # writes rlent/assets/tiny, about 6 minutes of one core
+    python scripts/make_tiny_model.py --out elsewhere --steps 20 --problems 4
 
 The model is trained, supervised, on random well-formed expressions over the prompt's numbers, of which a third equal the
 target. So reinforcement learning starts where it is interesting: the form is known, entropy is high, a single try is
@@ -21,10 +21,9 @@ from fractions import Fraction
 from pathlib import Path
 
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
-from torch.nn import functional as F
-from transformers import DynamicCache, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from torch.nn.functional import cross_entropy
+from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from rlent import noise
 from rlent.assets import tiny_path
@@ -42,28 +41,25 @@ OPERATORS = "+++--**/"
 """Drawn from with equal chances: division seldom leads to a whole number."""
 
 WIDTH, LAYERS, HEADS, KEY_VALUE_HEADS, INNER = 128, 4, 4, 2, 384
-BATCH, LEARNING_RATE, WARMUP, CLIP = 256, 2e-3, 40, 1.0
+LEARNING_RATE, WARMUP, CLIP = 2e-3, 40, 1.0
 RESPONSE_TOKENS = 20
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per character."""
+def make_tokenizer() -> Qwen2Tokenizer:
+    """One token per character: a byte-pair tokenizer without merges, of the class that transformers expects of a Qwen2 model."""
     vocabulary = {token: i for i, token in enumerate([PAD, EOS, UNKNOWN, *ALPHABET])}
-    core = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
-    core.pre_tokenizer = pre_tokenizers.Split(Regex("."), behavior="isolated")
-    core.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core,
+    return Qwen2Tokenizer(
+        vocab=vocabulary,
+        merges=[],
         pad_token=PAD,
         eos_token=EOS,
         unk_token=UNKNOWN,
         padding_side="left",
-        clean_up_tokenization_spaces=False,
         model_max_length=MAX_POSITIONS,
     )
 
 
-def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
+def make_model(tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
     config = Qwen2Config(
         vocab_size=len(tokenizer),
         hidden_size=WIDTH,
@@ -122,7 +118,7 @@ def examples(count: int, rng: random.Random) -> list[tuple[str, str]]:
     return [(prompt_text(n, t), text) for (n, t, text), hidden in zip(rows, secret, strict=True) if not hidden]
 
 
-def encode(pairs: list[tuple[str, str]], tokenizer: PreTrainedTokenizerFast) -> tuple[Tensor, Tensor]:
+def encode(pairs: list[tuple[str, str]], tokenizer: Qwen2Tokenizer) -> tuple[Tensor, Tensor]:
     """Token ids [M, L], right-padded, and a mask of the response tokens (end of text included)."""
     prompts = tokenizer([p for p, _ in pairs]).input_ids
     responses = tokenizer([r for _, r in pairs]).input_ids
@@ -136,7 +132,7 @@ def encode(pairs: list[tuple[str, str]], tokenizer: PreTrainedTokenizerFast) -> 
     return ids, mask
 
 
-def train(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, *, steps: int, seed: int, log_every: int = 50) -> None:
+def train(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, *, steps: int, batch: int, seed: int, log_every: int = 50) -> None:
     """AdamW with warm-up and a cosine to zero; each step sees new examples."""
     rng = random.Random(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.01)
@@ -146,9 +142,9 @@ def train(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, *, steps:
         rate = LEARNING_RATE * min(step / WARMUP, 0.5 * (1 + math.cos(math.pi * step / (steps + 1))))
         for group in optimizer.param_groups:
             group["lr"] = rate
-        ids, mask = encode(examples(BATCH, rng), tokenizer)
+        ids, mask = encode(examples(batch, rng), tokenizer)
         logits = model(ids[:, :-1], use_cache=False).logits
-        loss = F.cross_entropy(logits[mask[:, 1:]], ids[:, 1:][mask[:, 1:]])
+        loss = cross_entropy(logits[mask[:, 1:]], ids[:, 1:][mask[:, 1:]])
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
@@ -158,12 +154,14 @@ def train(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, *, steps:
 
 
 @torch.no_grad()
-def sample(model: Qwen2ForCausalLM, prompt: list[int], rows: int, *, seed: int, eos: int) -> tuple[Tensor, float, int]:
+def sample(
+    model: Qwen2ForCausalLM, prompt: list[int], rows: int, *, seed: int, eos: int, limit: int = RESPONSE_TOKENS
+) -> tuple[Tensor, float, int]:
     """`rows` responses to one prompt: ids [rows, T], and the sum of the exact entropies (nats) over its count of tokens."""
     cache, ids = DynamicCache(config=model.config), torch.tensor([prompt] * rows)
     alive, tokens = torch.ones(rows, dtype=torch.bool), []
     entropy, count = 0.0, 0
-    for position in range(RESPONSE_TOKENS):
+    for position in range(limit):
         logp = model(ids, past_key_values=cache).logits[:, -1].float().log_softmax(-1)
         entropy -= float((logp.exp() * logp).sum(-1)[alive].sum())
         count += int(alive.sum())
@@ -177,7 +175,7 @@ def sample(model: Qwen2ForCausalLM, prompt: list[int], rows: int, *, seed: int, 
     return torch.stack(tokens, 1), entropy, count
 
 
-def measure(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, problems: list[Problem], n: int, *, seed: int) -> dict[str, float]:
+def measure(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, problems: list[Problem], n: int, *, seed: int) -> dict[str, float]:
     """Mean exact entropy per response token (nats, temperature 1) and pass@k on the problems, from n responses each."""
     model.eval()
     grader = CountdownGrader()
@@ -203,7 +201,8 @@ def measure(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, problem
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Make the embedded tiny model.")
     parser.add_argument("--out", type=Path, default=tiny_path(), help="folder to write (default: the package's assets)")
-    parser.add_argument("--steps", type=int, default=600, help="updates of the supervised training")
+    parser.add_argument("--steps", type=int, default=500, help="updates of the supervised training")
+    parser.add_argument("--batch", type=int, default=256, help="examples an update")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="torch threads; another number may give other bytes")
     parser.add_argument("--problems", type=int, default=64, help="held-out problems to measure on")
@@ -216,7 +215,7 @@ def main(argv: list[str] | None = None) -> int:
     tokenizer = make_tokenizer()
     model = make_model(tokenizer)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, vocabulary {len(tokenizer)}")
-    train(model, tokenizer, steps=options.steps, seed=options.seed)
+    train(model, tokenizer, steps=options.steps, batch=options.batch, seed=options.seed)
 
     options.out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(options.out)

@@ -109,9 +109,7 @@ def countdown_problems(
     found: dict[tuple[tuple[int, ...], int], tuple[int, ...]] = {}
     batch = _CANDIDATES_PER_PROBLEM * count * (round(1 / HELD_OUT_SHARE) if want_held_out else 1)
     for round_ in range(_ROUNDS):
-        numbers, target = candidates(
-            round_ * batch, batch, seed=seed, purpose=split, sizes=sizes, largest=largest, max_target=max_target
-        )
+        numbers, target = candidates(round_ * batch, batch, seed=seed, purpose=split, sizes=sizes, largest=largest, max_target=max_target)
         mine = held_out(numbers, target) == want_held_out
         for row, goal in zip(numbers[mine].tolist(), target[mine].tolist(), strict=True):
             given = tuple(x for x in row if x)
@@ -161,9 +159,7 @@ class CountdownData:
         self._file = FileData(path=path, template=template, held_out_size=held_out_size) if path else None
 
     def _make(self, split: str, count: int) -> Problems:
-        return countdown_problems(
-            count, split=split, seed=self.seed, sizes=self.sizes, largest=self.largest, max_target=self.max_target
-        )
+        return countdown_problems(count, split=split, seed=self.seed, sizes=self.sizes, largest=self.largest, max_target=self.max_target)
 
     @cached_property
     def train(self) -> Problems:

@@ -85,7 +85,7 @@ Final Answer: The final answer is $-\frac{2}{3}$. I hope it is correct.
 Problem:
 {problem}
 
-Solution:"""
+Solution:"""  # noqa: E501
 
 TEMPLATES: dict[str, Template] = {
     "none": Template(text=SLOT),
@@ -94,7 +94,8 @@ TEMPLATES: dict[str, Template] = {
     "qwen-boxed": Template(system="You are a helpful assistant.", user=f"{SLOT}\n{_BOXED}"),
     "dapo": Template(
         user="Solve the following math problem step by step. The last line of your response should be of the form Answer: $Answer "
-        f'(without quotes) where $Answer is the answer to the problem.\n\n{SLOT}\n\nRemember to put your answer on its own line after "Answer:".'
+        f"(without quotes) where $Answer is the answer to the problem.\n\n{SLOT}\n\n"
+        'Remember to put your answer on its own line after "Answer:".'
     ),
     "dapo-boxed": Template(
         user=r"Solve the following math problem step by step. The last line of your response should be of the form \boxed{Answer} "
@@ -159,17 +160,16 @@ def encode_prompt(tokenizer: Any, problem: Problem, template: str = "none") -> l
     """Token ids of the prompt. Special tokens come from the chat template where one was applied, else from the tokenizer's own rule.
 
     Raises:
-        DataError: an unknown template, an empty prompt, or a problem that the tokenizer cannot spell.
+        DataError: an unknown template, or a prompt that the tokenizer can hardly spell.
     """
     from_chat = bool(_conversation(check_template(template), problem)) and _talks(tokenizer)
     text = render(template, problem, tokenizer)
     ids = list(tokenizer(text, add_special_tokens=not from_chat).input_ids)
-    if not ids:
-        raise DataError(f"problem {problem.id!r}: the prompt has no tokens")
     unknown = getattr(tokenizer, "unk_token_id", None)
-    if unknown is not None and 2 * ids.count(unknown) > len(ids):
+    spelt = tokenizer.decode([i for i in ids if i != unknown])
+    if 2 * len(spelt) < len(text):
         raise DataError(
-            f"problem {problem.id!r}: the tokenizer knows fewer than half of the prompt's tokens ({text[:60]!r}); "
+            f"problem {problem.id!r}: the tokenizer has no tokens for most of the prompt {text[:60]!r}; "
             "the embedded tiny model reads countdown problems only, so give model.path a model for this text"
         )
     return ids

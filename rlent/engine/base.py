@@ -29,10 +29,11 @@ class Engine(Protocol):
     number: the token at response position t is drawn with `noise.uniform(*request.key, t)`, where t counts from the
     start of the response, prefix included.
 
-    `version` is the version of the weights it samples from, -1 before the first `load`.
+    `version` is that of the weights it samples from, -1 before the first `load`.
     """
 
-    version: int
+    @property
+    def version(self) -> int: ...
 
     def generate(self, rows: Sequence[Request], *, entropy: bool = False) -> Rollouts:
         """One response for each request, in the order of the requests.

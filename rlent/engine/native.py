@@ -99,8 +99,9 @@ class NativeEngine:
         """
         began = time.perf_counter()
         self._check(rows)
-        tokens, logp, spread = ([[] for _ in rows] for _ in range(3))
-        results = Rollouts(tokens, logp, ["length"] * len(rows), spread if entropy else None, self.version)
+        results = Rollouts([[] for _ in rows], [[] for _ in rows], ["length"] * len(rows), version=self.version)
+        if entropy:
+            results.sampler_entropy = [[] for _ in rows]
         budget = [min(r.max_tokens, (self.limit or 1 << 62) - len(r.prompt) - len(r.prefix)) for r in rows]
         with torch.inference_mode(), _evaluating(self.model):
             decoder = self._decoder()
@@ -202,7 +203,11 @@ class _Wave:
         self.alive = torch.arange(len(rows), device=self.device)
         self.end = torch.tensor([budget[i] for i in self.order]).to(self.device)  # sampled tokens of each alive row, at most
         self.stopped = torch.zeros(len(rows), dtype=torch.bool, device=self.device)
-        self.settings: tuple[Any, ...] = tuple(_shared([getattr(r, k) for r in rows], self.device) for k in ("temperature", "top_k", "top_p"))
+        self.settings: tuple[Any, Any, Any] = (
+            _shared([r.temperature for r in rows], self.device),
+            _shared([r.top_k for r in rows], self.device),
+            _shared([r.top_p for r in rows], self.device),
+        )
         self.stop = _stop_table([r.stop for r in rows], self.device)
 
     def run(self, results: Rollouts) -> None:
@@ -267,7 +272,8 @@ class _Wave:
     def _select(self, keep: Int[Tensor, " m"]) -> None:
         self.decoder.select(keep)
         self.alive, self.end, self.stopped = self.alive[keep], self.end[keep], self.stopped[keep]
-        self.settings = tuple(s[keep] if isinstance(s, Tensor) else s for s in self.settings)
+        temperature, top_k, top_p = (s[keep] if isinstance(s, Tensor) else s for s in self.settings)
+        self.settings = temperature, top_k, top_p
         self.stop = self.stop[keep] if len(self.stop) > 1 else self.stop
 
     def _refuse_nan(self, logps: Float[Tensor, "N t"], end: Int[Tensor, " N"]) -> None:
@@ -295,8 +301,10 @@ class _Wave:
 
 
 def _shared(values: Sequence[float], device: torch.device) -> float | Tensor:
-    """One number when all rows agree, which is cheaper, else a tensor with one for each."""
-    return values[0] if len(set(values)) == 1 else torch.tensor(values, device=device)
+    """One number when all rows agree, which is cheaper, else a tensor with one for each (float64 or int64)."""
+    if len(set(values)) == 1:
+        return values[0]
+    return torch.tensor(values, dtype=torch.float64 if isinstance(values[0], float) else None, device=device)
 
 
 def _stop_table(stops: Sequence[frozenset[int]], device: torch.device) -> Int[Tensor, "N S"]:

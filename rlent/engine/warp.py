@@ -81,7 +81,7 @@ def draw(logp: Float[Tensor, "N V"], u: Float[Tensor, " N"]) -> Int[Tensor, " N"
     """
     rows = max(1, _ELEMENTS_AT_ONCE // logp.shape[1])
     if len(logp) > rows:
-        return torch.cat([draw(a, b) for a, b in zip(logp.split(rows), u.split(rows), strict=True)])
+        return torch.cat([draw(a, b) for a, b in zip(torch.split(logp, rows), torch.split(u, rows), strict=True)])
     mass = logp.exp().cumsum(1, dtype=torch.float64)
     total = mass[:, -1:]
     goal = torch.minimum(u.to(total)[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))

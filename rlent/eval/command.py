@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rlent import checkpoint
 from rlent import recipe as recipes
 from rlent.data.problems import Problems
-from rlent.engine import make_engine
+from rlent.engine.make import make_engine
 from rlent.errors import UsageError
 from rlent.eval.evaluate import evaluate, samples_for
 from rlent.eval.plot import plot_pass_at_k

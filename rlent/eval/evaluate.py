@@ -112,7 +112,7 @@ def evaluate(
         seconds["grade"] += time.perf_counter() - clock
         if len(verdicts) != len(answers):
             raise GraderError(f"the grader gave {len(verdicts)} verdicts for {len(answers)} responses")
-        fresh = [s for s in _samples(answers, verdicts, first, cut_is_wrong) if s.sample not in samples[s.source, s.problem]]
+        fresh = _samples(answers, verdicts, first, cut_is_wrong)
         for s in fresh:
             samples[s.source, s.problem][s.sample] = s
         if out is not None:
@@ -153,18 +153,19 @@ def _left(
 ) -> Iterator[tuple[list[Problem], int, int]]:
     """What is still to be drawn, as (problems, first sample, how many), at most `rows` responses at a time."""
 
-    def first_missing(p: Problem) -> int:
+    def gaps(p: Problem) -> list[tuple[int, int]]:
+        """Runs of samples that are not there, as (first, how many)."""
         have = samples[p.source, p.id]
-        return next((s for s in range(n) if s not in have), n)
+        runs = ((there, list(run)) for there, run in groupby(range(n), lambda s: s in have))
+        return [(run[0], len(run)) for there, run in runs if not there]
 
-    for first, same in groupby(problems, first_missing):
-        if first == n:
-            continue
-        group, count = list(same), n - first
-        together = max(1, rows // count)
-        for start in range(0, len(group), together):
-            for piece in range(first, n, rows):
-                yield group[start : start + together], piece, min(rows, n - piece)
+    for missing, same in groupby(problems, gaps):
+        group = list(same)
+        for first, count in missing:
+            together = max(1, rows // count)
+            for start in range(0, len(group), together):
+                for piece in range(first, first + count, rows):
+                    yield group[start : start + together], piece, min(rows, first + count - piece)
 
 
 def _samples(answers: Responses, verdicts: Sequence[Verdict], first: int, cut_is_wrong: bool) -> list[Sample]:

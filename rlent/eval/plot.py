@@ -259,7 +259,7 @@ def curves(
     left.set_title("Entropy while training", loc="left", fontsize=11, fontweight="bold")
     _pass_panel(right, evals, start, colour)
     right.set_title("pass@k after training", loc="left", fontsize=11, fontweight="bold")
-    right.legend(frameon=False, loc="lower right" if _rises(evals, start) else "best")
+    right.legend(frameon=False, loc="best")
     if not set(runs) <= set(evals):
         left.legend(frameon=False, loc="best")
     if title:
@@ -271,12 +271,6 @@ def curves(
     ]
     text = f"{caption} Entropy: exact, over the full vocabulary; {raw}{_about(shown)}".strip()
     return _finish(figure, text, out, [HEADER, *table, *_pass_rows(evals, start)])
-
-
-def _rises(evals: Mapping[str, Evaluation], start: Evaluation | None) -> bool:
-    """Whether every line leaves the lower right corner free."""
-    last = [list(e.pass_at_k.values())[-1] for e in [*evals.values(), *([start] if start is not None else [])]]
-    return min(p.low for p in last) > 0.45 * max(p.high for p in last)
 
 
 def demo_table(runs: Mapping[str, Rows], evals: Mapping[str, Evaluation], start: Evaluation | None = None, *, tail: int = 30) -> Table:

@@ -31,7 +31,7 @@ _ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _SYMBOLS: dict[type[ast.operator], str] = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
 
 
-class TooLarge(ValueError):
+class TooLargeError(ValueError):
     """The text passes a limit, and was not looked at further."""
 
 
@@ -97,20 +97,20 @@ def parse(text: str) -> Expression | None:
     """Read an expression; None when it is not one.
 
     Raises:
-        TooLarge: longer than 256 characters, nested deeper than 32, or a number of more than 9 digits.
+        TooLargeError: longer than 256 characters, nested deeper than 32, or a number of more than 9 digits.
     """
     if not _ALLOWED.fullmatch(text):
         return None
     if len(text) > MAX_LENGTH:
-        raise TooLarge(f"{len(text)} characters")
+        raise TooLargeError(f"{len(text)} characters")
     depth = deepest = 0
     for char in text:
         depth += (char == "(") - (char == ")")
         deepest = max(deepest, depth)
     if deepest > MAX_NESTING:
-        raise TooLarge(f"nested {deepest} deep")
+        raise TooLargeError(f"nested {deepest} deep")
     if re.search(rf"\d{{{MAX_DIGITS + 1}}}", text):
-        raise TooLarge("a number is too long")
+        raise TooLargeError("a number is too long")
     try:
         flat, value, numbers = _walk(ast.parse(text.strip(), mode="eval").body)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -133,7 +133,7 @@ def grade(text: str, target: int, numbers: Sequence[int]) -> Verdict:
         return Verdict(False, status="no_answer")
     try:
         expression = parse(text)
-    except TooLarge:
+    except TooLargeError:
         return Verdict(False, status="limit")
     if expression is None:
         return Verdict(False, status="unparsed")
@@ -179,7 +179,7 @@ class CountdownGrader:
             return True
         try:
             left, right = parse(a), parse(b)
-        except TooLarge:
+        except TooLargeError:
             return False
         if left is not None and right is not None:
             return left.text == right.text

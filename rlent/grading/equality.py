@@ -59,15 +59,18 @@ class _TooMany(Exception):
     """A comparison that asks too much: too many items, too deep, too many questions."""
 
 
-def compare(answer: str, gold: str, policy: GradePolicy = GradePolicy()) -> Comparison:
-    """Compare an extracted answer with one accepted answer. Yields questions, returns an `Outcome`."""
-    if answer.strip() and answer.strip() == gold.strip():
+def compare(answer: str, gold: str, policy: GradePolicy = GradePolicy(), *, read: bool = False) -> Comparison:
+    """Compare an extracted answer with one accepted answer. Yields questions, returns an `Outcome`.
+
+    read: leave out the first step for the whole answer, so that the mathematics must be read (to check golds).
+    """
+    if answer.strip() and answer.strip() == gold.strip() and not read:
         return Outcome(True, "string")
     if len(answer) > MAX_ANSWER or len(gold) > MAX_ANSWER:
         return Outcome(False, "none", "limit")
     comparison = _Comparer(policy)
     a, g = normalise(answer, policy.decimal_comma), normalise(gold, policy.decimal_comma)
-    inner = comparison.forms(a, g, 0)
+    inner = comparison.forms(a, g, 0, read=read)
     asked = 0
     reply: Reply | None = None
     try:
@@ -117,11 +120,11 @@ class _Comparer:
         comma = self.policy.decimal_comma
         return (yield from self.forms(normalise(answer, comma), normalise(gold, comma), depth))
 
-    def forms(self, a: Form, g: Form, depth: int) -> Comparison:
+    def forms(self, a: Form, g: Form, depth: int, read: bool = False) -> Comparison:
         if not a.compact or not g.compact:
             return Outcome(False, "none")
         scale = _unit_scale(a, g)
-        if a.compact == g.compact and scale == 1:
+        if a.compact == g.compact and scale == 1 and not read:
             return _YES_STRING
         if (decided := _words(a, g)) is not None:
             return decided
@@ -196,6 +199,8 @@ class _Comparer:
             if x is not None and y is not None and (same_value := _expressions(x, y, a.percent, g.percent, Fraction(1))) is not None:
                 return Outcome(same_value, "symbolic" if x.symbols or y.symbols else "number")
             return (yield from self.ask(sa.text, sg.text))
+        if (isinstance(sa, Plain) and isinstance(sg, Matrix) and parse(sa.text) is None) or (isinstance(sa, Matrix) and isinstance(sg, Plain) and parse(sg.text) is None):
+            return (yield from self.ask(a.text, g.text))
         return _NO_STRUCTURE
 
     def ordered(self, answers: tuple[str, ...], golds: tuple[str, ...], depth: int) -> Comparison:
@@ -359,9 +364,8 @@ def _words(a: Form, g: Form) -> Outcome | None:
     if g.words:
         if a.words == g.words or _bare_words(a) == _bare_words(g) != "":
             return Outcome(True, "choice")
-        if "," in g.words and "," in a.words:
-            left = sorted(filter(None, (w.strip() for w in a.words.split(","))))
-            right = sorted(filter(None, (w.strip() for w in g.words.split(","))))
+        left, right = _word_list(a.words), _word_list(g.words)
+        if len(right) > 1 and len(left) > 1:
             return Outcome(left == right, "choice")
         if not g.quoted and len(g.compact) <= 4 and sorted(g.compact) == sorted(a.compact):
             return None  # `abc` may be a product of three variables
@@ -371,6 +375,10 @@ def _words(a: Form, g: Form) -> Outcome | None:
     if a.words and (a.quoted or len(a.words) > 4 or " " in a.words) and not re.search(r"\\text", g.text):
         return Outcome(False, "choice")
     return None
+
+
+def _word_list(words: str) -> list[str]:
+    return sorted(filter(None, (word.strip() for word in re.split(r",|;|\band\b|\bor\b", words))))
 
 
 def _bare_words(form: Form) -> str:

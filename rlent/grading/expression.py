@@ -45,7 +45,7 @@ class NotRational(Exception):
 
 Node = tuple[Any, ...]
 
-_TOKEN = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+|\\[A-Za-z]+|\\[{}|%]|[^\s])")
+_TOKEN = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+|\\[A-Za-z]+|\\[{}|%]|[^\s])")
 _GREEK = set(
     "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau upsilon phi varphi chi psi omega "
     "Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega hbar ell".split()
@@ -150,7 +150,7 @@ class _Parser:
         return factors[0] if len(factors) == 1 else ("mul", *factors)
 
     def starts_factor(self, token: str) -> bool:
-        return token[0].isalnum() or token in ("(", "{", "[", "\\frac", "\\sqrt", "\\pi", "\\binom") or token[0] == "\\" and token[1:] in _GREEK | _CALLS
+        return token[0].isalnum() or token in ("(", "{", "[", "\\frac", "\\sqrt", "\\pi", "\\binom", "\\lfloor", "\\lceil") or token[0] == "\\" and token[1:] in _GREEK | _CALLS
 
     def factor(self) -> Node:
         base = self.atom()
@@ -213,6 +213,10 @@ class _Parser:
             node = self.sum()
             self.take({"(": ")", "{": "}", "[": "]"}[token])
             return node
+        if token in ("\\lfloor", "\\lceil"):
+            node = self.sum()
+            self.take("\\r" + token[2:])
+            return (token[2:], node)
         if token == "|":
             node = self.sum()
             self.take("|")
@@ -369,6 +373,8 @@ class _Exact:
             return self.keep(self(node[1]) / self(node[2]))
         if kind == "abs":
             return abs(self(node[1]))
+        if kind in ("floor", "ceil"):
+            return Fraction(math.floor(self(node[1])) if kind == "floor" else math.ceil(self(node[1])))
         if kind == "deg":
             return self(node[1])
         if kind == "pow":
@@ -477,6 +483,11 @@ class _Numeric:
             return self(node[1]) / self(node[2])
         if kind == "abs":
             return abs(self(node[1]))
+        if kind in ("floor", "ceil"):
+            value = self(node[1])
+            if mp.im(value) != 0 or abs(value - mp.nint(value)) < mp.mpf(10) ** -20 and not mp.isint(value):
+                raise _Skip
+            return mp.floor(value) if kind == "floor" else mp.ceil(value)
         if kind == "deg":
             return self(node[1]) * (mp.pi / 180 if self.angle else 1)
         if kind == "pow":

@@ -77,7 +77,7 @@ class MathGrader:
         for response, gold in pairs:
             hit = find(str(response), self.mode, strip_think=self.policy.strip_think)
             found.append(hit)
-            comparisons.append(self._against_all(hit, accepted(gold)))
+            comparisons.append(self._against_all(str(response), hit, accepted(gold)))
             begun.append(time.perf_counter())
         # comparisons that need no worker end inside `run`, before it looks for one
         outcomes, seconds = self.pool.run(comparisons)
@@ -95,8 +95,8 @@ class MathGrader:
     def check_golds(self, problems: Sequence[Problem]) -> list[str]:
         """Ids of problems whose gold this grader does not accept as an answer to itself.
 
-        The gold is read the long way round, without the shortcut for equal text, because an answer that is right will be
-        written otherwise.
+        Without the shortcut for equal text, because a right answer may be written in another way: a gold that can only be
+        matched letter by letter is reported too.
         """
         bad = []
         for problem in problems:
@@ -107,12 +107,13 @@ class MathGrader:
 
     def _sound(self, gold: str) -> bool:
         text, _ = gold_text(gold)
-        form = normalise(text, self.policy.decimal_comma)
-        return bool(form.compact) and self.equal(text, gold) and form.compact.count("{") == form.compact.count("}")
+        return self.pool.run([compare(text, text, self.policy, read=True)])[0][0].correct
 
-    def _against_all(self, hit: Found | None, golds: list[str]) -> Generator[Question, Reply, Outcome]:
+    def _against_all(self, response: str, hit: Found | None, golds: list[str]) -> Generator[Question, Reply, Outcome]:
         if hit is None or not hit.answer.strip():
             return Outcome(False, "none", "no_answer")
+        if hit.kind == "any" and response.strip() in (gold.strip() for gold in golds):
+            return Outcome(True, "string")
         first: Outcome | None = None
         for gold in golds:
             outcome = yield from self._remembered(hit.answer, gold)

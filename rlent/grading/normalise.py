@@ -131,9 +131,9 @@ def _each_group(text: str, command: re.Pattern[str], rewrite) -> str:  # type: i
 # --- one answer -----------------------------------------------------------------------------------------------------
 
 _SPACES = re.compile(
-    r"\\[,;:!> ]|\\q?quad|~|\\(?:thinspace|enspace|hfill|hskip|displaystyle|textstyle|limits|nolimits|strut|allowbreak|nonumber)(?![A-Za-z])"
+    r"(?<!\\)\\[,;:!> ]|\\q?quad|~|\\(?:thinspace|enspace|hfill|hskip|displaystyle|textstyle|limits|nolimits|strut|allowbreak|nonumber)(?![A-Za-z])"
 )
-_THIN_GROUP = re.compile(r"(?<=\d)(?:,\s*\\!\s*|\{,\}(?:\\!)?\s*|\\[,;:! ]|\\!|~)\s*(?=\d{3}(?!\d))")
+_THIN_GROUP = re.compile(r"(?<=\d)(?:,\s*\\!\s*|\{,\}(?:\\!)?\s*|(?<!\\)\\[,;:! ]|~)\s*(?=\d{3}(?!\d))")
 _SIZES = re.compile(r"\\(?:left|right|[bB]igg?[lrm]?|middle)(?![A-Za-z])\s*(\.(?!\d))?")
 _PHANTOM = re.compile(r"\\(?:[hv]?phantom|hspace\*?|vspace\*?|label|tag\*?|color|textcolor)\{[^{}]*\}")
 _RENAME = {
@@ -200,8 +200,10 @@ def _text_group(name: str, content: str) -> str:
     bare = content.strip()
     if _JOIN.match(content):
         return " , "
-    if len(bare) <= 1 or bare.isdigit():
+    if not bare or bare.isdigit():
         return bare
+    if len(bare) == 1:
+        return r"\text{" + bare + "}"  # a unit or a letter: the place decides
     if name.startswith("operatorname") or (name == "mathrm" and bare in _FUNCTIONS):
         return "\\" + bare + " " if bare in _FUNCTIONS else r"\text{" + bare + "}"
     if re.fullmatch(r"\(?[A-J]\)?", bare):
@@ -357,7 +359,18 @@ def _drop_unit(text: str) -> tuple[str, tuple[str, Fraction, int] | None]:
     return head, None
 
 
-_BASE = re.compile(r"^([0-9A-Fa-f]+)_\{?(?:\\text\{)?\s*(\d+|[a-z]+)\s*\}*$")
+_TRIG = re.compile(r"(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
+_REPEATING = re.compile(r"(\d{0,20})\.(\d{0,20})\\(?:overline|bar|dot)\s*(?:\{\s*(\d{1,20})\s*\}|(\d))")
+
+
+def _repeating(m: re.Match[str]) -> str:
+    r"""`0.1\overline{6}` as an exact fraction."""
+    head, fixed, period = m[1] or "0", m[2], m[3] or m[4]
+    value = Fraction(int(head + fixed or "0"), 10 ** len(fixed)) + Fraction(int(period), (10 ** len(period) - 1) * 10 ** len(fixed))
+    return rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
+
+
+_BASE = re.compile(r"^(-?[0-9A-F.]+)_\{?\(?(?:base)?(\d+|[a-z]+)\)?\}?$")
 
 
 @lru_cache(maxsize=16384)
@@ -373,7 +386,7 @@ def normalise(text: str, decimal_comma: bool = False) -> Form:
     text = re.sub(r"\$\$?|\\\(|\\\)|(?<!\\)\\\[|(?<!\\)\\\]", " ", text)
     text = _PHANTOM.sub(" ", text)
     text = _THIN_GROUP.sub("", text)
-    text = re.sub(r"\\!", "", text)
+    text = re.sub(r"(?<!\\)\\!", "", text)
     text = _SPACES.sub(" ", text)
     text = re.sub(r"\\([A-Za-z]+)", lambda m: _rename(m[1]), text)
     text = _unwrap_text(text)
@@ -397,8 +410,14 @@ def normalise(text: str, decimal_comma: bool = False) -> Form:
 
     text = re.sub(r"\\text\{\s*(?:degrees?|deg)\s*\}", r"^\\circ ", text)
     text = re.sub(r"(?<=\d)\s*degrees?\b", r"^\\circ ", text)
-    text = re.sub(r"\^\s*\{?\s*\\circ\s*\}?\s*(?:C|F|\\text\{[CF]\})?\s*$", "", text).strip()
+    if not _TRIG.search(text):
+        text = re.sub(r"\^\s*\{?\s*\\circ\s*\}?\s*(?:C|F|\\text\{\s*[CF]\s*\})?\s*$", "", text).strip()
     text, unit = _drop_unit(text)
+    text = re.sub(r"\\text\{([A-Za-z])\}", r" \1 ", text).strip()
+    if m := re.fullmatch(r"([-+]?[\d.]+)[eE]([-+]?\d{1,3})", text):
+        text = rf"{m[1]}\times 10^{{{m[2].lstrip('+')}}}"
+    text = _REPEATING.sub(_repeating, text)
+    text = re.sub(r"\\pmod\s*\{?\s*(\w+)\s*\}?", r"\\pmod{\1}", text)
     text = _SEPARATOR_WORD.sub(" , ", text) if not quoted else text
     if decimal_comma:
         text = re.sub(r"(?<=\d),(?=\d)", ".", text)
@@ -407,9 +426,13 @@ def normalise(text: str, decimal_comma: bool = False) -> Form:
     text = _brace_arguments(text)
     text = _PLAIN_FUNCTION.sub(r"\\\1 ", text) if not quoted else text
     text = _PLAIN_WORD_RE.sub(lambda m: _PLAIN_WORDS[m[1]], text) if not quoted else text
-    text = re.sub(r"_\s*\{\s*(?:\\text\{)?([A-Za-z0-9]+)\}?\s*\}", r"_{\1}", text)
+    text = re.sub(r"_\s*\{\s*\\text\{\s*([A-Za-z0-9 ]+?)\s*\}\s*\}", r"_{\1}", text)
+    text = re.sub(r"_\s*\\text\{\s*([A-Za-z0-9 ]+?)\s*\}", r"_{\1}", text)
+    text = re.sub(r"_\s*\{\s*([A-Za-z0-9]+)\s*\}", r"_{\1}", text)
+    text = re.sub(r"^([-+]?\s*\d+)\s+(\d+)\s*/\s*(\d+)$", r"\1\\frac{\2}{\3}", text)
     text = re.sub(r"_\s*\{?\\(max|min)\s*\}?", r"_{\1}", text)
     text = re.sub(r"([_^])\s*(-?\d+|[A-Za-z])(?![\d}])", r"\1{\2}", text) if "_" in text or "^" in text else text
+    text = re.sub(r"\^\s*(\{[^{}]*\}|\w)\s*_\s*(\{[^{}]*\}|\w)", r"_\2^\1", text)
     text = re.sub(r"(?<![\d.\w])0+(?=\d)", "", text) if not re.search(r"\d_\{", text) else text
     text = re.sub(r"(?<![\d.])\.(?=\d)", "0.", text)
     text = re.sub(r"^\+\s*(?=[\d\\.])", "", text.strip())
@@ -418,7 +441,7 @@ def normalise(text: str, decimal_comma: bool = False) -> Form:
         text = text[1:-1].strip()
     plain = re.sub(r"\\text\{([^{}]*)\}", r" \1 ", text)
     words = _words(plain, quoted or r"\text{" in text)
-    compact = re.sub(r"\s+", "", plain.replace(r"\limits", ""))
+    compact = re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", re.sub(r"\s+", " ", plain))
     compact = re.sub(r"([_^])\{([A-Za-z0-9])\}", r"\1\2", compact)
     return Form(text, compact, words, percent, unit, quoted)
 
@@ -475,9 +498,7 @@ def choice(form: Form) -> str:
 def base_number(form: Form) -> tuple[str, int] | None:
     """(digits, base) of `52_8`, else None."""
     m = _BASE.match(form.compact)
-    if not m or not m[1][0].isdigit() and not m[2].isdigit():
+    if not m or not any(ch.isdigit() for ch in m[1]):
         return None
-    base = int(m[2]) if m[2].isdigit() else _NUMBER_WORDS.get(m[2], 0)
-    if not 2 <= base <= 36 or not all(ch.isdigit() or ch.isupper() for ch in m[1]):
-        return None
-    return (m[1].lstrip("0") or "0", base) if any(ch.isdigit() for ch in m[1]) else None
+    base = int(m[2]) if m[2].isdigit() and len(m[2]) <= 2 else _NUMBER_WORDS.get(m[2], 0)
+    return (m[1].lstrip("0") or "0", base) if 2 <= base <= 36 else None

@@ -102,7 +102,7 @@ class Pool:
 
     def __init__(self, size: int, timeout: float) -> None:
         self.size, self.timeout = size, timeout
-        self.slice = timeout / 10
+        self.slice = timeout / 6
         self._workers: list[_Worker] = []
         self._lock = threading.Lock()
         self._owner = os.getpid()
@@ -159,7 +159,7 @@ class Pool:
             for worker in self._workers:
                 if worker.ready and worker.task is None:
                     if batch.fresh:
-                        worker.give(batch.fresh.popleft(), self.slice, max(1.0, self.slice * 3) if self.timeout >= 1 else self.timeout)
+                        worker.give(batch.fresh.popleft(), self.slice, self.timeout if batch.killed == 0 else min(self.timeout, 2 * self.slice + 0.2))
                     elif late and overtime is not None:
                         task = late.popleft()
                         left = min(self.timeout - task.spent, overtime - now)
@@ -186,6 +186,7 @@ class Pool:
                 if task is None:
                     self._failed("a worker did not start in time")
                 else:
+                    batch.killed += 1
                     self._postpone(task, batch, late, now - worker.sent)
 
     def _hear(self, worker: _Worker, batch: _Batch, late: deque[_Task], now: float) -> None:
@@ -241,6 +242,7 @@ class _Batch:
         self.fresh: deque[_Task] = deque()
         self.known: dict[Question, Reply] = {}
         self.open: dict[Question, list[int]] = {}
+        self.killed = 0
         for i in range(len(comparisons)):
             self._advance(i, None)
 

@@ -59,11 +59,18 @@ class Ratio:
 
 Structure = Plain | Series | Tuple_ | Union_ | Matrix | Relation | Ratio
 
-_LEX = re.compile(r"\\begin\{|\\end\{|\\[A-Za-z]+|\\.|.", re.DOTALL)
-_OPENING = {"(", "[", "{", "\\{", "\\langle", "\\begin{", "\\lfloor", "\\lceil"}
-_CLOSING = {")", "]", "}", "\\}", "\\rangle", "\\end{", "\\rfloor", "\\rceil"}
+_LEX = re.compile(r"\\(?:begin|end)\{[A-Za-z*]{1,20}\}|\\[A-Za-z]+|\\.|.", re.DOTALL)
+_OPENING = {"(", "[", "{", "\\{", "\\langle", "\\lfloor", "\\lceil"}
+_CLOSING = {")", "]", "}", "\\}", "\\rangle", "\\rfloor", "\\rceil"}
 _RELATIONS = {"=": "=", "<": "<", ">": ">", "\\le": "<=", "\\ge": ">=", "\\ne": "!=", "\\approx": "~", "\\in": "in", "\\equiv": "=", "\\sim": "~"}
 _MATRIX = re.compile(r"^\\begin\{(pmatrix|bmatrix|Bmatrix|matrix|smallmatrix|array)\}(?:\s*\{[lcr| ]*\})?(.*)\\end\{\1\}$", re.DOTALL)
+
+
+def _turn(token: str) -> int:
+    """+1 for what opens a bracket or an environment, -1 for what closes one."""
+    if token in _OPENING or token.startswith("\\begin{"):
+        return 1
+    return -1 if token in _CLOSING or token.startswith("\\end{") else 0
 
 
 def split_top(text: str, at: set[str] | dict[str, str]) -> tuple[list[str], list[str]]:
@@ -71,10 +78,8 @@ def split_top(text: str, at: set[str] | dict[str, str]) -> tuple[list[str], list
     pieces, found, depth, start = [], [], 0, 0
     for m in _LEX.finditer(text):
         token = m[0]
-        if token in _OPENING:
-            depth += 1
-        elif token in _CLOSING:
-            depth = max(0, depth - 1)
+        if turn := _turn(token):
+            depth = max(0, depth + turn)
         elif depth == 0 and token in at:
             pieces.append(text[start : m.start()].strip())
             found.append(token)
@@ -96,7 +101,7 @@ def _enclosed(text: str) -> tuple[str, str, str] | None:
         return None
     depth = 0
     for i, (token, _, _) in enumerate(tokens):
-        depth += (token in _OPENING) - (token in _CLOSING)
+        depth += _turn(token)
         if depth == 0:
             if i != len(tokens) - 1:
                 return None

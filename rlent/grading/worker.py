@@ -32,6 +32,13 @@ MEMORY = 2 << 30  # bytes of address space
 _CHECK_DIGITS = 30
 _FORBIDDEN = ("compile", "os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.kill", "subprocess.", "socket.", "shutil.", "os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.chmod", "os.chown", "os.truncate", "urllib.", "ctypes.dlopen", "ftplib.", "http.")
 
+_FIRST = (r"\frac{1}{2}", r"x^{2}+1", r"\sqrt{2}", r"(-\infty,1)\cup[2,3)")
+# The parser learns its grammar as it reads: a form is 10 to 100 times slower the first time. These are read while nothing else is asked.
+_EXERCISE = (
+    r"\sum_{k=0}^{n-1} a_{k} x^{k}", r"\begin{pmatrix}1\\2\end{pmatrix}", r"f(x)=\sin(x)+\log_{2} x", r"2x+3 \le 5", r"x \in \mathbb{R}\setminus\{1\}",
+    r"\int_{0}^{1} x^{2} \, dx", r"\binom{n}{k}", r"F_{n} = \sum_{k=0}^{n-1} F_{k} F_{n-k-1}", r"\lim_{x\to 0} \frac{\sin x}{x}", r"\lfloor x \rfloor",
+)  # fmt: skip
+
 
 class OutOfTime(BaseException):
     """The soft limit. Not an `Exception`, so that no library swallows it."""
@@ -95,6 +102,7 @@ class Checker:
         from latex2sympy2_extended import latex2sympy2
 
         latex2sympy2._Latex2Sympy.parse_number = _read_number
+        latex2sympy2.convert_number = lambda text: _read_number(None, text)
         from math_verify import LatexExtractionConfig, parse, verify
 
         self._parse, self._verify = parse, verify
@@ -166,15 +174,20 @@ def answer_one(checker: Checker, message: dict[str, Any]) -> str:
 def serve(connection: Connection) -> None:
     parent = os.getppid()
     checker = Checker()
-    for sample in (r"\frac{1}{2}", r"x^{2}+1", r"\sqrt{2}", r"(-\infty,1)\cup[2,3)", r"\begin{pmatrix}1\\2\end{pmatrix}"):
-        checker(sample, sample + " + 0")  # imports what is imported late
+    for sample in _FIRST:  # imports what is imported late
+        checker(sample, sample + " + 0")
     sys.addaudithook(_guard)
     signal.signal(signal.SIGVTALRM, _out_of_time)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     connection.send_bytes(b'{"reply": "ready"}')
+    exercise = iter(_EXERCISE)
     while True:
-        while not connection.poll(2.0):
-            if os.getppid() != parent:
+        while not connection.poll(0.0):
+            if (sample := next(exercise, None)) is not None:
+                answer_one(checker, {"answer": sample, "gold": sample})
+            elif connection.poll(2.0):
+                break
+            elif os.getppid() != parent:
                 return
         message = json.loads(connection.recv_bytes())
         soft, hard = float(message["soft"]), float(message["hard"])

@@ -60,7 +60,7 @@ def group_quantile(x: Float[Tensor, " N"], group: Int[Tensor, " N"], q: float, m
     order = order[index[order].argsort(stable=True)]  # by group, then by value
     ordered, start = x[order], count.cumsum(0) - count
     if method == "lower":
-        rank = (q * count.double() - 1e-9).ceil().long().clamp(min=1) - 1  # 0.1 * 30 is a little more than 3
+        rank = (q * count.double() - 1e-9).ceil().long().clamp(min=1) - 1  # 0.07 * 100 is a little more than 7
         return ordered[start + rank][index]
     rank = q * (count - 1).double()
     below, above = rank.floor().long(), rank.ceil().long()

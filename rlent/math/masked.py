@@ -58,7 +58,7 @@ def pick_largest(value: Float[Tensor, "N T"], among: Bool[Tensor, "N T"], count:
     picked = torch.zeros_like(among)
     if count == 0:
         return picked
-    edge = candidates.kthvalue(candidates.numel() - count + 1).values
+    edge = candidates.topk(count, sorted=False).values.min()
     above, at = candidates > edge, candidates == edge
     picked[among] = above | (at & (at.cumsum(0) <= count - above.sum()))
     return picked

@@ -10,6 +10,7 @@ their logs; the ones to report are `pass_at_k`, `maj_at_k` and `avg_at_n`.
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
 from collections import Counter
@@ -18,13 +19,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
-from numpy.typing import ArrayLike
+from jaxtyping import Float, Int, Shaped
 from scipy import special
 
 from rlent.errors import UsageError
 
 Array = np.ndarray[Any, np.dtype[Any]]
+Numbers = int | float | np.number[Any] | Sequence[Any] | Array
 Answer = Hashable | None
 
 EXACT_VOTES = 1000  # binomial coefficients up to C(1000, 500) fit in float64
@@ -34,7 +35,7 @@ MAX_SUBSETS = 1_000_000
 # --- pass@k ----------------------------------------------------------------------------------------------------------
 
 
-def _counts(n: ArrayLike, c: ArrayLike, k: int) -> tuple[Array, Array]:
+def _counts(n: Numbers, c: Numbers, k: int) -> tuple[Array, Array]:
     """`n` and `c` as integer arrays of one shape, after the checks that every estimator needs."""
     n_, c_ = np.broadcast_arrays(np.asarray(n), np.asarray(c))
     if not all(np.issubdtype(x.dtype, np.integer) or not x.size for x in (n_, c_)):
@@ -48,7 +49,7 @@ def _counts(n: ArrayLike, c: ArrayLike, k: int) -> tuple[Array, Array]:
     return n_.astype(np.int64), c_.astype(np.int64)
 
 
-def pass_at_k(n: ArrayLike, c: ArrayLike, k: int) -> Float[np.ndarray, " *P"]:
+def pass_at_k(n: Numbers, c: Numbers, k: int) -> Float[np.ndarray, " *P"]:
     """Chance that k of the n samples, drawn without replacement, hold a correct one: 1 - C(n-c, k) / C(n, k).
 
     The unbiased estimator of Chen et al. 2021 (arXiv:2107.03374, equation 1) as a product of c factors
@@ -72,13 +73,13 @@ def pass_at_k(n: ArrayLike, c: ArrayLike, k: int) -> Float[np.ndarray, " *P"]:
     return value
 
 
-def pass_hat_k(n: ArrayLike, c: ArrayLike, k: int) -> Float[np.ndarray, " *P"]:
+def pass_hat_k(n: Numbers, c: Numbers, k: int) -> Float[np.ndarray, " *P"]:
     """pass^k: chance that k of the n samples are all correct, C(c, k) / C(n, k) (tau-bench, arXiv:2406.12045)."""
     n_, c_ = _counts(n, c, k)
     return 1 - pass_at_k(n_, n_ - c_, k)
 
 
-def best_at_k(scores: Float[np.ndarray, "P n"], k: int, *, replace: bool = False) -> Float[np.ndarray, " P"]:
+def best_at_k(scores: Shaped[np.ndarray, "P n"], k: int, *, replace: bool = False) -> Float[np.ndarray, " P"]:
     """Expected highest score among k of the n samples. On 0/1 scores it is pass@k, or 1-(1-c/n)^k with replacement.
 
     Draws with replacement repeat samples, so that value lies below pass@k; it is what `verl_best` estimates.
@@ -259,7 +260,7 @@ def _row_counts(label: Int[np.ndarray, "D k"]) -> Int[np.ndarray, "D k"]:
 
 
 def verl_best(
-    scores: Float[np.ndarray, "P n"],
+    scores: Shaped[np.ndarray, "P n"],
     answers: Sequence[Sequence[Answer]] | None = None,
     *,
     draws: int = 1000,
@@ -311,7 +312,7 @@ class Average:
     high: float
 
 
-def avg_at_n(scores: Float[np.ndarray, "P n"], *, level: float = 0.95) -> Average:
+def avg_at_n(scores: Shaped[np.ndarray, "P n"], *, level: float = 0.95) -> Average:
     """Mean accuracy over problems and samples. The interval is Student's t over problems; Wilson's for one 0/1 sample each."""
     scores = np.asarray(scores, dtype=np.float64)
     if scores.ndim != 2 or not scores.size:
@@ -348,7 +349,7 @@ def clopper_pearson(x: int, n: int, *, level: float = 0.95) -> tuple[float, floa
     return low, high
 
 
-def bootstrap_means(values: Float[np.ndarray, "P ..."], *, draws: int = 10_000, seed: int = 0) -> Float[np.ndarray, "draws ..."]:
+def bootstrap_means(values: Shaped[np.ndarray, "P ..."], *, draws: int = 10_000, seed: int = 0) -> Float[np.ndarray, "draws ..."]:
     """Means over P problems drawn with replacement, `draws` times. Columns share the draws, so they stay comparable."""
     values = np.asarray(values, dtype=np.float64)
     problems = len(values)
@@ -370,7 +371,7 @@ def _percentiles(draws: Float[np.ndarray, "draws ..."], level: float) -> tuple[A
     return low, high
 
 
-def bootstrap_interval(values: Float[np.ndarray, "P ..."], *, level: float = 0.95, draws: int = 10_000, seed: int = 0) -> tuple[Any, Any]:
+def bootstrap_interval(values: Shaped[np.ndarray, "P ..."], *, level: float = 0.95, draws: int = 10_000, seed: int = 0) -> tuple[Any, Any]:
     """Percentile interval (low, high) of the mean over problems, floats or one per column (Efron 1979).
 
     A problem's samples stay together: its value is the unit that is drawn.
@@ -391,7 +392,7 @@ class Difference:
 
 
 def paired_bootstrap(
-    a: Float[np.ndarray, " P"], b: Float[np.ndarray, " P"], *, level: float = 0.95, draws: int = 10_000, seed: int = 0
+    a: Shaped[np.ndarray, " _"], b: Shaped[np.ndarray, " _"], *, level: float = 0.95, draws: int = 10_000, seed: int = 0
 ) -> Difference:
     """a - b on the same problems, in the same order. Not two intervals that overlap or do not.
 
@@ -408,7 +409,7 @@ def paired_bootstrap(
     return Difference(float(difference.mean()), float(low), float(high), se, float((means > 0).mean()), len(a))
 
 
-def interquartile_mean(values: ArrayLike) -> float:
+def interquartile_mean(values: Numbers) -> float:
     """Mean of what is left when a quarter of the values (rounded down) is cut from each end."""
     ordered = np.sort(np.asarray(values, dtype=np.float64).ravel())
     if not ordered.size:
@@ -418,7 +419,7 @@ def interquartile_mean(values: ArrayLike) -> float:
 
 
 def interquartile_interval(
-    scores: Float[np.ndarray, "R M"], *, level: float = 0.95, draws: int = 10_000, seed: int = 0
+    scores: Shaped[np.ndarray, "R M"], *, level: float = 0.95, draws: int = 10_000, seed: int = 0
 ) -> tuple[float, float]:
     """Stratified percentile bootstrap of the interquartile mean over R runs (seeds) of M tasks.
 
@@ -521,4 +522,4 @@ _GOLDEN: dict[str, Callable[..., dict[str, Any]]] = {
     "best_at_n_bootstrap": _golden_best,
     "binomial_interval": _golden_interval,
 }
-_GOLDEN_KEYS = {name: frozenset(f.__code__.co_varnames[: f.__code__.co_argcount]) for name, f in _GOLDEN.items()}
+_GOLDEN_KEYS = {name: frozenset(inspect.signature(f).parameters) for name, f in _GOLDEN.items()}

@@ -47,7 +47,7 @@ class Rows:
         self.trained: Bools = np.ones(len(self.of), dtype=bool) if train is None else train.astype(bool)[self.of]
 
     def _ordered(self, value: Tensor) -> Tensor:
-        return value.detach().cpu()[self.order]
+        return value.detach().cpu()
 
     def token(self, name: str) -> Floats | None:
         value = self.batch.get(name)

@@ -73,6 +73,9 @@ class Update:
         fused = all(p.device.type in ("cpu", "cuda") for p in leaves)
         first, second = betas
         self.adam = torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=(first, second), eps=eps, fused=fused)
+        for p in leaves:  # now rather than at the first update, so that a state can be loaded into them
+            place = p.device if fused else torch.device("cpu")
+            self.adam.state[p] = {"step": torch.zeros((), device=place), **{k: torch.zeros_like(p) for k in _MOMENTS}}
 
     @torch.no_grad()
     def step(self) -> dict[str, float]:
@@ -122,42 +125,33 @@ class Update:
         more = f" and {len(bad) - 6} more" if len(bad) > 6 else ""
         return f"the gradient of {listed}{more} is not finite; the weights were not changed"
 
-    def state_dict(self) -> dict[str, Any]:
-        """Plain numbers and tensors by parameter name; tensors are not copies."""
-        state: dict[str, Any] = {"count": self.count, "lr": self.lr, "state": {}, "masters": {}}
-        for name, p in self.params.items():
-            master = self.masters[name]
-            if master in self.adam.state:
-                found = self.adam.state[master]
-                state["state"][name] = {**{k: found[k] for k in _MOMENTS}, "step": float(found["step"])}
-            if master is not p:
-                state["masters"][name] = master
-        return state
+    def tensors(self) -> dict[str, Any]:
+        """The optimizer's tensors by parameter name, live: loading into them in place is loading."""
+        state = {name: {k: self.adam.state[master][k] for k in ("step", *_MOMENTS)} for name, master in self.masters.items()}
+        return {"state": state, "masters": {name: m for name, m in self.masters.items() if m is not self.params[name]}}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up a state; what is given is copied.
+    def plain(self) -> dict[str, Any]:
+        """Numbers that are not tensors."""
+        return {"count": self.count, "lr": self.lr}
+
+    @torch.no_grad()
+    def load(self, tensors: Mapping[str, Any], plain: Mapping[str, Any]) -> None:
+        """Take up a state of `tensors` and `plain`.
 
         Raises:
             CheckpointError: the state is of other parameters; names them.
         """
-        names = {*state["state"], *state["masters"]}
-        strange = sorted(names - self.params.keys())
-        if strange:
-            raise CheckpointError(f"the optimizer's state has {', '.join(strange[:6])}, which the model has not")
-        self.count, self.lr = int(state["count"]), float(state["lr"])
-        for name, master in self.masters.items():
-            if name in state["masters"]:
-                _copy(master, state["masters"][name], name)
-            elif master is not self.params[name]:
-                master.data.copy_(self.params[name].data)
-            self.adam.state.pop(master, None)
-            if name in state["state"]:
-                found = state["state"][name]
-                moments = {k: torch.empty_like(master, memory_format=torch.preserve_format) for k in _MOMENTS}
-                for k, moment in moments.items():
-                    _copy(moment, found[k], f"{k} of {name}")
-                device = master.device if self.adam.defaults["fused"] else torch.device("cpu")
-                self.adam.state[master] = {"step": torch.tensor(float(found["step"]), dtype=torch.float32, device=device), **moments}
+        mine = self.tensors()
+        for kind in ("state", "masters"):
+            wrong = sorted(mine[kind].keys() ^ tensors[kind].keys())
+            if wrong:
+                raise CheckpointError(f"the optimizer's {kind} in the checkpoint is of other parameters: {', '.join(wrong[:6])}")
+        for name, moments in mine["state"].items():
+            for k, value in moments.items():
+                _copy(value, tensors["state"][name][k], f"{k} of {name}")
+        for name, master in mine["masters"].items():
+            _copy(master, tensors["masters"][name], f"master of {name}")
+        self.count, self.lr = int(plain["count"]), float(plain["lr"])
 
 
 def _norm(grads: list[Tensor]) -> Tensor:
@@ -171,4 +165,4 @@ def _norm(grads: list[Tensor]) -> Tensor:
 def _copy(into: Tensor, value: Tensor, name: str) -> None:
     if into.shape != value.shape:
         raise CheckpointError(f"{name} has shape {tuple(value.shape)} in the checkpoint; the model has {tuple(into.shape)}")
-    into.data.copy_(value)
+    into.copy_(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Protocol
 
@@ -11,10 +12,10 @@ from torch import Tensor
 from rlent.engine.base import Engine
 from rlent.errors import StarvedSampler
 from rlent.mount import Node
-from rlent.options import Count, NonNegative, Positive, PositiveCount, Range
+from rlent.options import Count, Positive, PositiveCount, Range
 from rlent.sampling.draw import Decoding, Responses, problem_key, respond
 from rlent.types import Batch, Problem, Verdict
-from rlent.world import World
+from rlent.world import World, merge
 
 
 class Source(Protocol):
@@ -33,7 +34,9 @@ class Desk(Protocol):
     world: World
     rows_are: Mapping[str, Any]
 
-    def reward(self, batch: Batch) -> Tensor: ...
+    def reward(self, batch: Batch) -> Batch: ...
+
+    def note(self, name: str, value: float) -> None: ...
 
 
 class GroupSampler:
@@ -69,6 +72,7 @@ class GroupSampler:
             StarvedSampler: the filter kept fewer than `prompts` groups within `rounds` rounds.
         """
         kept: list[Batch] = []
+        everything: list[tuple[float, int, int]] = []  # nll, tokens and correctness of each response, discarded groups too
         groups = drawn = 0
         for round_index in range(self.rounds if self.keep else 1):
             problems = data.draw(self.prompts)
@@ -79,6 +83,8 @@ class GroupSampler:
             )
             verdicts = grade(answers.text, [answers.problem(i) for i in range(len(answers))])
             batch = rollout_batch(answers, verdicts, first_group=drawn + (start[0] if len(start) else 0), scalars=desk.rows_are)
+            nll = -batch["sampler_logp"].double().sum(1)
+            everything += list(zip(nll.tolist(), batch["length"].tolist(), batch["correct"].int().tolist(), strict=True))
             flags = self._flags(batch, desk)
             everyone = [flag for share in desk.world.all_gather(flags) for flag in share]
             room = self.prompts - groups
@@ -94,9 +100,12 @@ class GroupSampler:
                 f"step {desk.step}: the filter kept {groups} of {drawn} groups ({groups / max(drawn, 1):.1%}) in {self.rounds} rounds, and "
                 f"{self.prompts} are needed; raise sampler.rounds, loosen sampler.keep, or use easier or more varied problems"
             )
-        whole = _join(kept, self.n)
-        whole["kept_share"] = groups / drawn
-        return whole
+        rows = [row for share in desk.world.all_gather(everything) for row in share]
+        desk.note("sampler/kept", groups / drawn)
+        desk.note("sampler/rounds", round_index + 1)
+        desk.note("sampler/nll", math.fsum(r[0] for r in rows) / max(sum(r[1] for r in rows), 1))
+        desk.note("sampler/correct", sum(r[2] for r in rows) / max(len(rows), 1))
+        return merge(kept) if len(kept) > 1 else kept[0]
 
     def _flags(self, batch: Batch, desk: Desk) -> list[bool]:
         """One flag for each of this rank's groups, in the order drawn."""
@@ -107,7 +116,7 @@ class GroupSampler:
             return []
         local = batch.with_(group=batch["group"] - batch["group"].min())
         if "reward" in self.keep.reads:
-            local["reward"] = desk.reward(local)
+            local = desk.reward(local)
         return [bool(flag) for flag in torch.as_tensor(self.keep(local.streams)).tolist()]
 
 
@@ -151,10 +160,3 @@ def _pad(rows: Sequence[Sequence[float]], width: int, dtype: torch.dtype) -> Ten
         if len(row):
             out[i, : len(row)] = torch.as_tensor(row, dtype=dtype)
     return out
-
-
-def _join(batches: Sequence[Batch], n: int) -> Batch:
-    """The kept groups of all rounds as one batch, groups numbered by where they stand among the drawn ones."""
-    from rlent.world import merge
-
-    return merge(batches) if len(batches) > 1 else batches[0]

@@ -14,11 +14,11 @@ HEADER_EVERY = 25
 
 _COLUMNS = (  # heading, metric, width, digits, factor
     ("reward", "reward/mean", 9, 3, 1.0),
-    ("pass", "correct/mean", 8, 3, 1.0),
+    ("pass", "correct/mean", 9, 3, 1.0),
     ("entropy", "entropy/mean", 9, 4, 1.0),
     ("cov", "cov/mean", 10, 5, 1.0),
     ("len", "length/mean", 9, 1, 1.0),
-    ("clip%", "clip/share", 8, 2, 100.0),
+    ("clip%", "clip/share", 9, 2, 100.0),
     ("s/step", "seconds/step", 9, 2, 1.0),
 )
 _STEP_WIDTH = 6

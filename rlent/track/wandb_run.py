@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,10 +27,12 @@ from rlent.errors import RlentError, UsageError
 Mode = Literal["auto", "online", "offline", "disabled"]
 
 SAMPLES = "samples"
+_PUBLIC_HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")  # one service under two names; a key of one serves both
 _TAG_LENGTH = 64
 _REACH_SECONDS = 5.0
 _INIT_SECONDS = 30.0
 _FINISH_SECONDS = 60.0
+_SETTLE_SECONDS = 5.0
 
 
 def logged_in(base_url: str) -> bool:
@@ -38,12 +41,13 @@ def logged_in(base_url: str) -> bool:
         return True
     named = os.environ.get("NETRC")
     files = [Path(named).expanduser()] if named else [Path.home() / ".netrc", Path.home() / "_netrc"]
+    hosts = {urlsplit(base_url).netloc, *(() if os.environ.get("WANDB_BASE_URL") else _PUBLIC_HOSTS)}
     for file in files:
         try:
-            found = netrc.netrc(file).authenticators(urlsplit(base_url).netloc)
+            entries = netrc.netrc(file).hosts
         except (OSError, netrc.NetrcParseError):
             continue
-        if found and found[2]:
+        if any(entries[host][2] for host in hosts & set(entries)):
             return True
     return False
 
@@ -159,7 +163,10 @@ class Wandb:
         if run is None:
             return
         try:
+            file = Path(run.dir).parent / f"run-{run.id}.wandb"
+            before = _size(file)
             run.finish(exit_code=0 if status in ("finished", "stopped") else 1)
+            _settle(file, before)
         except Exception as error:
             self._give_up("could not be finished", error)
 
@@ -195,6 +202,8 @@ class Wandb:
             x_disable_stats=True,
             x_disable_machine_info=True,
             x_save_requirements=False,
+            x_transaction_log_flush_interval=5.0,
+            host="",
             summary_warnings=0,
         )
         try:
@@ -256,6 +265,22 @@ def upload(run_dir: str | Path) -> str:
     if done.returncode != 0 or "ERROR" in said:
         raise RlentError(f"W&B could not send {newest}:\n{said}")
     return said
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
+
+
+def _settle(file: Path, before: int) -> None:
+    """Wait until W&B's own process has written the end of a run: a moment after `finish`, and lost if this process exits sooner."""
+    give_up = time.monotonic() + _SETTLE_SECONDS
+    last = before
+    while time.monotonic() < give_up:
+        size = _size(file)
+        if size > before and size == last:
+            return
+        last = size
+        time.sleep(0.05)
 
 
 @contextmanager

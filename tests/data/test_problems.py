@@ -29,7 +29,8 @@ def test_draws_do_not_depend_on_how_they_are_cut():
     for count in (4, 1, 8, 5):  # crosses the ends of epochs at 7 and 14
         more, cursor = draw(problems, count, seed=5, cursor=cursor)
         cut += more
-    assert cut == whole and cursor == 18
+    assert cut == whole
+    assert cursor == 18
 
 
 def test_seeds_give_other_orders():
@@ -46,10 +47,16 @@ def test_fingerprint_follows_contents_and_order_but_not_the_name():
     print_ = Problems(base, name="x").fingerprint()
     assert Problems(base, name="y").fingerprint() == print_
     assert Problems(base[::-1], name="x").fingerprint() != print_
-    for changed in (Problem("a", "1+1", "3", {"level": 1}), Problem("a", "1+1", "2", {"level": 2}), Problem("a", "1+1 ", "2", {"level": 1})):
+    for changed in (
+        Problem("a", "1+1", "3", {"level": 1}),
+        Problem("a", "1+1", "2", {"level": 2}),
+        Problem("a", "1+1 ", "2", {"level": 1}),
+    ):
         assert Problems([changed, base[1]], name="x").fingerprint() != print_
 
 
 def test_a_slice_is_again_problems():
     part = some(10)[2:4]
-    assert isinstance(part, Problems) and [p.id for p in part] == ["2", "3"] and part.name == "some"
+    assert isinstance(part, Problems)
+    assert [p.id for p in part] == ["2", "3"]
+    assert part.name == "some"

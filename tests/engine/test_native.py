@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from rlent import noise
+from rlent.engine import auto
 from rlent.engine.base import Engine
 from rlent.engine.decode import Decoder, LeanDecoder
 from rlent.engine.native import NativeEngine
@@ -27,7 +28,12 @@ CONFIGS = {
     ),
     "mistral_window": lambda: transformers.MistralConfig(**SMALL, sliding_window=4),
     "gemma3_window": lambda: transformers.Gemma3TextConfig(
-        **SMALL, head_dim=8, sliding_window=4, layer_types=["sliding_attention", "full_attention"], query_pre_attn_scalar=8, tie_word_embeddings=False
+        **SMALL,
+        head_dim=8,
+        sliding_window=4,
+        layer_types=["sliding_attention", "full_attention"],
+        query_pre_attn_scalar=8,
+        tie_word_embeddings=False,
     ),
     "gpt2": lambda: transformers.GPT2Config(vocab_size=V, n_embd=32, n_layer=2, n_head=4, n_positions=64, bos_token_id=0, eos_token_id=1),
 }
@@ -378,3 +384,24 @@ def test_load_records_the_version_and_refuses_another_module():
 def test_no_requests_give_no_responses():
     got = NativeEngine(tiny(), 0).generate([], entropy=True)
     assert (got.tokens, got.sampler_logp, got.sampler_entropy, got.finish) == ([], [], [], [])
+
+
+@pytest.mark.parametrize(
+    ("gpu", "installed", "want"), [(False, True, "native"), (True, False, "native"), (False, False, "native"), (True, True, "vllm")]
+)
+def test_auto_takes_vllm_only_with_a_gpu_and_vllm(gpu, installed, want, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(auto.importlib.util, "find_spec", lambda name: object() if installed else None)
+    assert auto.choice()[0] == want
+
+
+def test_auto_passes_everything_on(monkeypatch):
+    monkeypatch.setattr(auto, "choice", lambda: ("native", "for the test"))
+    model, requests = tiny(), mixed_requests(6)
+    engine = auto.AutoEngine(model, 0, max_batch_tokens=50)
+    assert isinstance(engine, Engine) and engine.engine.max_batch_tokens == 50
+    engine.engine.version = 4
+    assert engine.version == engine.generate(requests).version == 4
+    assert engine.generate(requests, entropy=True).sampler_entropy is not None
+    with pytest.raises(EngineError, match="policy.model"):
+        engine.load(type("Policy", (), {"model": tiny()})(), 5)

@@ -248,8 +248,12 @@ def test_a_line_broken_in_the_middle_is_named(coin: Coin, problems: list[Problem
     rows = path.read_text().split("\n")
     rows[4] = rows[4][:20]
     path.write_text("\n".join(rows))
-    with pytest.raises(DataError, match=r"responses\.jsonl, line 5: not a response"):
+    with pytest.raises(DataError, match=r"responses\.jsonl, line 5: not a response .*; remove the line to have it drawn again"):
         run(coin, problems, out=tmp_path)
+    path.write_text("\n".join(rows[:4] + rows[5:30] + rows[32:]))
+    again = Coin()
+    assert counts(run(again, problems, out=tmp_path)) == counts(run(Coin(), problems))
+    assert len(again.drawn) == 3 and len(lines(tmp_path)) == 40
 
 
 @pytest.mark.parametrize(

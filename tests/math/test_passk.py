@@ -131,7 +131,6 @@ def test_unequal_numbers_of_samples() -> None:
         (4, [0], 5, "k = 5 is more than the 4 samples"),
         ([8, 3], [0, 0], 4, "k = 4 is more than the 3 samples"),
         (4, [1], 0, "k = 0: a whole number of at least 1"),
-        (4, [1], 1.5, "k = 1.5: a whole number"),
         (4, [5], 1, "must be 0 to n"),
         (4, [-1], 1, "must be 0 to n"),
         (4, [0.5], 1, "whole numbers"),
@@ -195,6 +194,8 @@ def test_sampled_votes_agree_with_the_exact_ones(monkeypatch: pytest.MonkeyPatch
     sampled = maj_at_k(answers, correct, [1, 5, 20], draws=4000, seed=3)
     assert 0 < np.abs(sampled - exact).max() < 4 * 0.5 / math.sqrt(4000)
     np.testing.assert_array_equal(sampled, maj_at_k(answers, correct, [1, 5, 20], draws=4000, seed=3))
+    one_vote = ["a"] * 11 + ["b"] * 10  # without replacement, all of them is one vote
+    assert maj_at_k(one_vote, [a == "a" for a in one_vote], [21], draws=50)[0] == 1.0
 
 
 def test_many_samples_stay_finite() -> None:

@@ -114,7 +114,13 @@ def test_padding_changes_nothing():
     padded = selected(
         fraction=1.0, mask=wide(mask, False), low=0.1, logp=wide(LOGP, nan), adv=wide(ADV, 0.0), pull=wide(ADV, 0.0), noise=wide(NOISE, 0.0)
     )
-    assert short == padded and short != selected(fraction=1.0, low=0.1)
+    assert short == padded
+    assert short != selected(fraction=1.0, low=0.1)
+
+
+def test_padding_is_no_candidate_in_a_window_around_zero():
+    mask = torch.tensor([[True] * 4, [True] * 3 + [False]])
+    assert [1, 3] not in selected(fraction=1.0, mask=mask, low=-10.0)
 
 
 def test_rows_may_come_in_any_order():

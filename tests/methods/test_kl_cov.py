@@ -40,7 +40,9 @@ def test_the_gradient_is_the_sign_of_the_drift_on_the_chosen_tokens():
 
 def test_on_policy_it_does_nothing():
     value, chosen, grad = penalty(LOGP)
-    assert chosen.sum() == 2 and not value.any() and not grad.any()
+    assert chosen.sum() == 2
+    assert not value.any()
+    assert not grad.any()
 
 
 def test_drift_within_the_tolerance_is_rounding():
@@ -58,7 +60,9 @@ def test_at_least_one_token_is_held_whatever_the_covariance():
 
 def test_without_tokens_nothing_is_held():
     value, chosen, grad = penalty(LOGP - 1, mask=torch.zeros(2, 4).bool())
-    assert not chosen.any() and not value.any() and not grad.any()
+    assert not chosen.any()
+    assert not value.any()
+    assert not grad.any()
 
 
 def test_equal_covariances_are_resolved_by_row_and_position():
@@ -69,7 +73,8 @@ def test_halves_taken_apart_choose_something_else():
     """Why it runs on the whole minibatch: in each half all advantages are equal, and every covariance is 0."""
     together = penalty(LOGP - 1, fraction=0.125)[1]
     apart = [penalty(LOGP[[i]] - 1, logp=LOGP[[i]], adv=ADV[[i]], mask=ALL[[i]], fraction=0.125)[1] for i in (0, 1)]
-    assert together.sum() == 1 and torch.cat(apart).sum() == 2
+    assert together.sum() == 1
+    assert torch.cat(apart).sum() == 2
 
 
 def test_padding_changes_nothing():

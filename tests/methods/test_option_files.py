@@ -105,7 +105,9 @@ def test_a_card_opens_with_what_it_changes_and_what_to_expect(card):
     lines = card.read_text().splitlines()
     assert lines[0] == "# @package _global_"  # Hydra reads the first 512 characters only, and else misses it without a word
     head = "\n".join(itertools.takewhile(lambda line: line.startswith("#"), lines))
-    assert "arXiv:" in head and "Differs from grpo in" in head and "You should see:" in head
+    assert "arXiv:" in head
+    assert "Differs from grpo in" in head
+    assert "You should see:" in head
 
 
 @pytest.mark.parametrize("card", CARDS, ids=lambda f: f.stem)

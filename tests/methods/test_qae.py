@@ -34,9 +34,11 @@ def test_hard_prompts_reward_only_and_easy_prompts_punish_only(right):
 def test_interpolation_lets_the_gate_leak():
     reward = (torch.arange(8) < 5).double()
     leak = quantile_baseline(reward, torch.zeros(8, dtype=torch.long), **{**PLAIN, "method": "linear"})
-    assert leak[0].item() == pytest.approx(0.2) and leak[-1].item() == pytest.approx(-0.8)
+    assert leak[0].item() == pytest.approx(0.2)
+    assert leak[-1].item() == pytest.approx(-0.8)
     gate = quantile_baseline(reward, torch.zeros(8, dtype=torch.long), **PLAIN)
-    assert gate[0].item() == 0.0 and gate[-1].item() == -1.0
+    assert gate[0].item() == 0.0
+    assert gate[-1].item() == -1.0
 
 
 @pytest.mark.parametrize("quantile", [0.0, 1.0, -1.0])

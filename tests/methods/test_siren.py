@@ -50,14 +50,16 @@ def test_an_empty_nucleus_has_neither_entropy_nor_gradient():
     logits = torch.tensor([[3.0, 0.0, -1.0]], dtype=torch.float64, requires_grad=True)
     value = nucleus_entropy(logits, torch.zeros(1, dtype=torch.long), **NUCLEUS)
     value.sum().backward()
-    assert value.item() == 0.0 and not logits.grad.any()
+    assert value.item() == 0.0
+    assert not logits.grad.any()
 
 
 def test_impossible_tokens_do_not_spoil_value_or_gradient():
     logits = torch.tensor([[0.3, 0.2, 0.1, -torch.inf]], dtype=torch.float64, requires_grad=True)
     value = nucleus_entropy(logits, torch.zeros(1, dtype=torch.long), **NUCLEUS)
     value.sum().backward()
-    assert value.item() > 0.6 and torch.isfinite(logits.grad).all()
+    assert value.item() > 0.6
+    assert torch.isfinite(logits.grad).all()
 
 
 def test_peaks_are_strictly_above_the_rows_quantile():
@@ -85,7 +87,8 @@ def test_nothing_is_pulled_before_the_anchor_is_known():
     x = X.clone().requires_grad_(True)
     value = distance_to_anchor(x, MASK, quantile=2 / 3, anchor=-1.0)["value"]
     value.backward()
-    assert value.item() == 0.0 and not x.grad.any()
+    assert value.item() == 0.0
+    assert not x.grad.any()
 
 
 def test_padding_and_order_of_rows_change_nothing():

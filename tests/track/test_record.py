@@ -13,7 +13,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlent.errors import DataError, RlentError
@@ -27,6 +27,7 @@ def fill(path, steps, **options):
     return record
 
 
+@settings(deadline=None)
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_floats_come_back_to_the_last_bit(tmp_path_factory, value):
     path = tmp_path_factory.mktemp("floats") / "metrics.jsonl"

@@ -1,5 +1,6 @@
 """The tracker's files and its W&B run, read back from disk; W&B is never in the way."""
 
+import errno
 import io
 import json
 import os
@@ -7,6 +8,7 @@ import struct
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -24,8 +26,8 @@ CONFIG = {"seed": 3, "loss": {"high": 0.28}, "shape": {"clip_cov": {"fraction": 
 @pytest.fixture(autouse=True)
 def nobody_is_logged_in(tmp_path_factory, monkeypatch):
     home = tmp_path_factory.mktemp("home")
-    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_MODE", "WANDB_BASE_URL", "WANDB_DATA_DIR", "WANDB_DIR", "WANDB_RUN_ID"):
-        monkeypatch.delenv(name, raising=False)
+    for name in [n for n in os.environ if n.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("NETRC", str(home / "netrc"))
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(home))
@@ -75,7 +77,13 @@ class Kept:
 
 
 def wandb_runs(run_dir):
-    return [Kept(p.parent) for p in sorted((run_dir / "wandb").glob("*run-*/*.wandb"))]
+    """The finished runs in a folder, oldest first. W&B's own process writes the last records a moment after `finish` returns."""
+    for _ in range(200):
+        found = [Kept(p.parent) for p in sorted((run_dir / "wandb").glob("*run-*/*.wandb"))]
+        if found and all(k.exit_code is not None for k in found):
+            break
+        time.sleep(0.05)
+    return found
 
 
 def tracker(run_dir, **options):
@@ -111,8 +119,8 @@ def test_an_offline_run_holds_config_tags_rows_summary_and_samples(tmp_path, nob
     assert ["p0", "r4", None, True, 0.5, 0.0, 3] in [row for t in tables for row in t["data"]]
     # nothing about the machine, the code or the terminal; nothing outside the run folder
     assert kept.git == "" and kept.host == "" and not kept.kinds & {"output_raw", "output", "stats"}
-    names = {p.name for p in (tmp_path / "wandb").rglob("*")}
-    assert not names & {"requirements.txt", "wandb-metadata.json", "output.log", "diff.patch", "code"}
+    (files,) = (tmp_path / "wandb").glob("*run-*/files")
+    assert {p.relative_to(files).parts[0] for p in files.rglob("*")} == {"media"}
     assert not list(nobody_is_logged_in.rglob("staging"))
 
 
@@ -179,11 +187,18 @@ def test_a_rank_that_does_not_lead_keeps_nothing(tmp_path, capsys):
     assert os.listdir(tmp_path) == [] and capsys.readouterr() == ("", "")
 
 
-def test_a_full_disk_stops_the_run_with_the_file_named(tmp_path):
+def test_a_full_disk_stops_the_run_with_the_file_named(tmp_path, monkeypatch):
     run = tracker(tmp_path, mode="disabled")
-    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
-    with pytest.raises(RlentError, match=r"metrics\.jsonl .*No space left"):
-        run.step(1, {"a": 1})
+    run.start(CONFIG)
+    run.step(1, {"a": 1})
+
+    def full(handle, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("rlent.track.record.os.write", full)
+    with pytest.raises(RlentError, match=r"step 2 could not be written to .*metrics\.jsonl .*No space left"):
+        run.step(2, {"a": 1})
+    assert read_rows(tmp_path / "metrics.jsonl") == [{"step": 1, "a": 1}]
 
 
 class Broken:
@@ -202,7 +217,8 @@ def test_trouble_with_wandb_is_said_once_and_the_run_goes_on(tmp_path, capsys):
     run = tracker(tmp_path, mode="disabled")
     run.start(CONFIG)
     run.wandb.run = Broken()
-    train(run, [1, 2, 3])
+    for step in (1, 2, 3):
+        run.step(step, {"a": 1})
     run.finish()
     assert capsys.readouterr().err.count("service is gone") == 1
     assert len(read_rows(tmp_path / "metrics.jsonl")) == 3
@@ -223,7 +239,7 @@ def test_wandb_that_cannot_start_is_said_and_the_run_goes_on(tmp_path, monkeypat
     assert len(said) == 1 and "no service" in said[0] and "metrics.jsonl" in said[0]
 
 
-def run_online(tmp_path, mode, **environment):
+def run_apart(tmp_path, mode, **environment):
     """A tracked step in a process of its own (W&B keeps its settings for a process); what it said."""
     code = f"""
         from rlent.track import Tracker
@@ -239,7 +255,7 @@ def run_online(tmp_path, mode, **environment):
 
 
 def test_a_server_that_does_not_answer_means_offline_with_a_message(tmp_path):
-    said = run_online(tmp_path, "auto", WANDB_API_KEY="k" * 40, WANDB_BASE_URL="http://127.0.0.1:9")
+    said = run_apart(tmp_path, "auto", WANDB_API_KEY="k" * 40, WANDB_BASE_URL="http://127.0.0.1:9")
     assert "http://127.0.0.1:9 does not answer" in said and "rlent upload" in said
     (kept,) = wandb_runs(tmp_path)
     assert kept.column("entropy/mean") == {1: 0.5}
@@ -264,7 +280,7 @@ def test_a_server_that_refuses_means_offline_with_a_message(tmp_path):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refuse)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        said = run_online(tmp_path, "online", WANDB_API_KEY="k" * 40, WANDB_BASE_URL=f"http://127.0.0.1:{server.server_port}")
+        said = run_apart(tmp_path, "online", WANDB_API_KEY="k" * 40, WANDB_BASE_URL=f"http://127.0.0.1:{server.server_port}")
     finally:
         server.shutdown()
     assert "cannot begin online" in said
@@ -272,14 +288,24 @@ def test_a_server_that_refuses_means_offline_with_a_message(tmp_path):
 
 
 def test_asking_for_online_without_a_login_is_said(tmp_path):
-    said = run_online(tmp_path, "online")
-    assert "not logged in" in said and "wandb login" in said
-    assert len(wandb_runs(tmp_path)) == 1
+    said = []
+    run = Wandb(mode="online", say=said.append)
+    run.start(tmp_path, CONFIG, "abcd")
+    run.log(1, {"a": 1.5})
+    run.finish()
+    assert len(said) == 1 and "not logged in" in said[0] and "wandb login" in said[0]
+    (kept,) = wandb_runs(tmp_path)
+    assert kept.column("a") == {1: 1.5}
 
 
-def test_the_environment_decides_when_the_recipe_leaves_it_open(tmp_path):
-    run_online(tmp_path, "auto", WANDB_MODE="disabled")
+def test_the_environment_decides_when_the_recipe_leaves_it_open(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    Wandb(mode="auto").start(tmp_path, CONFIG, "abcd")
     assert not (tmp_path / "wandb").exists()
+    run = Wandb(mode="offline")
+    run.start(tmp_path, CONFIG, "abcd")
+    run.finish("failed")
+    assert [k.exit_code for k in wandb_runs(tmp_path)] == [1]
 
 
 def test_a_login_is_a_key_in_the_environment_or_in_netrc(tmp_path, monkeypatch):
@@ -287,6 +313,10 @@ def test_a_login_is_a_key_in_the_environment_or_in_netrc(tmp_path, monkeypatch):
     assert not logged_in(url)
     Path(os.environ["NETRC"]).write_text("machine api.example.org login user password 123\n")
     assert logged_in(url) and not logged_in("https://other.example.org")
+    Path(os.environ["NETRC"]).write_text("machine api.wandb.ai login user password 123\n")
+    assert logged_in(url)  # the public service, unless the environment names another server
+    monkeypatch.setenv("WANDB_BASE_URL", url)
+    assert not logged_in(url)
     Path(os.environ["NETRC"]).unlink()
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     assert logged_in(url)
@@ -329,8 +359,9 @@ def test_upload_sends_the_newest_folder_with_wandbs_own_sync(tmp_path, monkeypat
 
 
 def test_wandbs_sync_still_has_the_options_that_upload_uses():
-    done = subprocess.run([sys.executable, "-m", "wandb", "sync", "--help"], capture_output=True, text=True, check=True)
-    assert all(option in done.stdout for option in ("--yes", "--include-online", "--include-synced"))
+    from wandb.cli.cli import sync
+
+    assert {"--yes", "--include-online", "--include-synced"} <= {option for parameter in sync.params for option in parameter.opts}
 
 
 @pytest.mark.parametrize("name", ["wandb", "jsonl", "none"])

@@ -1,0 +1,46 @@
+# The verbs of the day. `make` alone lists them. PYTHON chooses the interpreter that .venv is made with (3.11 or 3.12).
+PYTHON ?= python3
+BIN    := .venv/bin
+STAMP  := .venv/installed
+WORKERS ?= 2
+FAST   := tests/math tests/methods tests/metrics tests/grading tests/data tests/test_*.py
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check fmt test-gpu table clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# torch goes first and by itself, so that the next line does not choose another build of it.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || \
+		{ echo "Python 3.11 or 3.12 is needed, $(PYTHON) is $$($(PYTHON) -V 2>&1); make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP)  ## train GRPO and Clip-Cov on the embedded task, and draw the collapse and the rescue (under 5 minutes)
+	$(BIN)/python scripts/demo.py
+
+test: $(STAMP)  ## the whole test suite, on the CPU
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not gpu"
+
+check: $(STAMP)  ## the fast loop: lint, types, fast tests
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow and not gpu" $(wildcard $(FAST))
+
+fmt: $(STAMP)  ## sort imports and fix what can be fixed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test-gpu: $(STAMP)  ## the tests that need a CUDA device
+	$(BIN)/python -m pytest -q -m gpu
+
+table: $(STAMP)  ## write the methods table of the README from the cards
+	$(BIN)/python scripts/methods_table.py --write
+
+clean:  ## remove caches and builds; runs in outputs/ and .venv stay
+	rm -rf dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find rlent tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

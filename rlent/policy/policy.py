@@ -1,0 +1,374 @@
+"""The policy: a causal language model, its output head, and its optimizer."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from rlent.errors import CheckpointError, ModelError
+from rlent.policy import lean as lean_family
+from rlent.policy.forward import Forward, GeneralForward, Layout, text_config
+from rlent.policy.head import Probe, call_probe, probe_reads, token_statistics, token_statistics_backward
+from rlent.policy.optim import Update
+from rlent.types import Batch
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64, "float16": torch.float16}
+
+
+class Policy:
+    """A Hugging Face causal language model as the loop sees it.
+
+    `model` is in eval mode with dropout 0, so a pass with gradient and one without give the same numbers, bit for bit, for
+    the same part. `optim` holds the options of `Update`; without it there is no optimizer and `step` is refused.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any = None,
+        *,
+        optim: Mapping[str, Any] | None = None,
+        steps: int = 0,
+        updates_per_step: int = 1,
+        lean: bool | None = None,
+    ) -> None:
+        """Wrap a model.
+
+        Args:
+            optim: options of `rlent.policy.optim.Update` (those of `recipes/optim`).
+            steps: steps of the run, over which the learning rate's schedule runs.
+            updates_per_step: optimizer updates in a step; they share a learning rate.
+            lean: use the lean forward (`rlent.policy.lean`); None where it fits, True refuses a model it does not fit.
+
+        Raises:
+            ModelError: `lean` is true and does not fit, or the model changes its logits in a way the head does not know.
+        """
+        self.model, self.tokenizer = model, tokenizer
+        _no_dropout(model)
+        model.eval()
+        reason = lean_family.obstacle(model)
+        if lean and reason:
+            raise ModelError(f"the lean forward does not fit this model: {reason}; leave lean null")
+        self.lean = reason is None if lean is None else lean
+        self._forward: Forward = lean_family.LeanForward(model) if self.lean else GeneralForward(model)
+        config = text_config(model)
+        self.limit: int | None = getattr(config, "max_position_embeddings", None)
+        self.head: Any = model.get_output_embeddings()
+        self.softcap: float | None = getattr(config, "final_logit_softcapping", None)
+        _check_head(self)
+        self.update = Update(model.named_parameters(), **optim, steps=steps, per_step=updates_per_step) if optim is not None else None
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        dtype: str | torch.dtype = "float32",
+        attn: str = "sdpa",
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        device: str | torch.device = "cpu",
+        optim: Mapping[str, Any] | None = None,
+        steps: int = 0,
+        updates_per_step: int = 1,
+        lean: bool | None = None,
+    ) -> Policy:
+        """Load a model and its tokenizer from a folder, from the hub by name, or the embedded one as `tiny`.
+
+        Raises:
+            ModelError: nothing there, no network, weights that are not safetensors, an unknown dtype or attention.
+        """
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        if str(dtype).removeprefix("torch.") not in _DTYPES:
+            raise ModelError(f"model.dtype is {dtype!r}; one of {', '.join(_DTYPES)} is accepted")
+        place = _locate(path)
+        common = {"revision": revision, "trust_remote_code": trust_remote_code}
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(place, **common)
+            model = AutoModelForCausalLM.from_pretrained(
+                place, dtype=_DTYPES[str(dtype).removeprefix("torch.")], attn_implementation=attn, use_safetensors=True, **common
+            )
+        except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+            raise ModelError(_why(path, place, error)) from error
+        options = {"optim": optim, "steps": steps, "updates_per_step": updates_per_step, "lean": lean}
+        return cls(model.to(device), tokenizer, **options)
+
+    # ---- forward --------------------------------------------------------------------------------------------------
+
+    def __call__(
+        self, part: Batch, *, temperature: float = 1.0, entropy: bool = True, probes: Mapping[str, Probe] | None = None
+    ) -> dict[str, Float[Tensor, "B T"]]:
+        """`logp`, `entropy` (if asked) and probes of a part's response tokens [B,T], 0 where `mask` is False, with gradient.
+
+        Reads `prompt_ids`, `tokens`, `mask`, and the token streams that probes name. A probe that names `logits` or
+        `target`, `hidden` or `hidden_<k>` answers by token ([n], or a mapping that becomes `<name>_<key>`). A probe of
+        hidden states that also names `mask` sees whole rows ([B,T,D] and [B,T]) and answers as it likes, [B] for example.
+
+        Raises:
+            ModelError: an empty prompt, or a row longer than the model has positions.
+        """
+        probes = probes or {}
+        mask = part["mask"].bool()
+        layout = Layout.of(part["prompt_ids"], part["tokens"], mask, self.limit)
+        states = self._states(layout, probes)
+        rowwise = {k: p for k, p in probes.items() if "mask" in probe_reads(p)}
+        flat = self._statistics(layout, part, mask, states, temperature, entropy, {k: p for k, p in probes.items() if k not in rowwise})
+        out = {name: _scatter(value, mask) for name, value in flat.items()}
+        for name, probe in rowwise.items():
+            wide = {k: part[k] for k in probe_reads(probe) if k in part} | {"mask": mask.to(states["hidden"].device)}
+            answer = call_probe(probe, wide | {k: _scatter(v, mask, v.device) for k, v in states.items()})
+            out |= {f"{name}_{k}": v for k, v in answer.items()} if isinstance(answer, Mapping) else {name: answer}
+        return out
+
+    @torch.no_grad()
+    def look(
+        self, part: Batch, *, temperature: float = 1.0, entropy: bool = True, probes: Mapping[str, Probe] | None = None
+    ) -> dict[str, Float[Tensor, "B T"]]:
+        """The same numbers without gradient."""
+        return self(part, temperature=temperature, entropy=entropy, probes=probes)
+
+    def backward(
+        self, part: Batch, g_logp: Float[Tensor, "B T"], g_entropy: Float[Tensor, "B T"] | None = None, *, temperature: float = 1.0
+    ) -> dict[str, Float[Tensor, "B T"]]:
+        """Values, and gradients added to the parameters, for upstream gradients known beforehand.
+
+        The head then visits its logits once. Equal to calling, and `backward` with `g_logp` and `g_entropy`.
+        """
+        mask = part["mask"].bool()
+        layout = Layout.of(part["prompt_ids"], part["tokens"], mask, self.limit)
+        states = self._states(layout, {})["hidden"]
+        weight, bias = self.head.weight, self.head.bias
+        place = states.device
+        up = [None if g is None else g[mask].to(place) for g in (g_logp, g_entropy)]
+        done = token_statistics_backward(
+            states.detach(), weight, part["tokens"][mask].to(place), up[0], up[1], temperature=temperature, bias=bias, softcap=self.softcap
+        )
+        if states.requires_grad:
+            states.backward(done.d_hidden)
+        for parameter, grad in ((weight, done.d_weight), (bias, done.d_bias)):
+            if parameter is not None and parameter.requires_grad and grad is not None:
+                grad = grad.to(parameter.dtype)
+                parameter.grad = grad if parameter.grad is None else parameter.grad.add_(grad)
+        return {name: _scatter(value, mask) for name, value in done.values.items()}
+
+    def _states(self, layout: Layout, probes: Mapping[str, Probe]) -> dict[str, Tensor]:
+        """Hidden states [n,D] that predict the response tokens; nothing is run when there are none."""
+        depth = text_config(self.model).num_hidden_layers
+        layers = sorted({_layer(s, depth, n) for n, p in probes.items() for s in probe_reads(p) if s.startswith("hidden_")})
+        if not len(layout.row):
+            empty = self.head.weight.new_zeros(0, self.head.weight.shape[1])
+            return {"hidden": empty} | {f"hidden_{k}": empty for k in layers}
+        return self._forward(layout, layers)
+
+    def _statistics(
+        self, layout: Layout, part: Batch, mask: Tensor, states: Mapping[str, Tensor], temperature: float, entropy: bool, probes: Mapping[str, Probe]
+    ) -> dict[str, Tensor]:
+        """Flat statistics [n]: those of the head, and probes that need no logits, which autograd follows as it is."""
+        place = states["hidden"].device
+        target = part["tokens"][mask].to(place)
+        asked = {s for p in probes.values() for s in probe_reads(p)} - {"logits", "hidden", "target"}
+        streams = {s: part[s][mask].to(place) for s in asked if s in part and s not in states}
+        inner = {k: p for k, p in probes.items() if "logits" in probe_reads(p)}
+        layered = {s for p in inner.values() for s in probe_reads(p)} & (states.keys() - {"hidden"})
+        found = token_statistics(
+            states["hidden"],
+            self.head.weight,
+            target,
+            temperature=temperature,
+            bias=self.head.bias,
+            entropy=entropy,
+            probes=inner,
+            streams=streams | {k: states[k].detach() for k in layered},
+            softcap=self.softcap,
+        )
+        for name, probe in probes.items():
+            if name not in inner:
+                answer = call_probe(probe, {**streams, **states, "target": target})
+                found |= {f"{name}_{k}": v for k, v in answer.items()} if isinstance(answer, Mapping) else {name: answer}
+        return found
+
+    # ---- update ---------------------------------------------------------------------------------------------------
+
+    def step(self) -> dict[str, float]:
+        """One optimizer update from the accumulated gradients: `grad_norm`, `lr`, `clipped`.
+
+        Raises:
+            NonFinite: a gradient is not finite; the weights are as they were.
+            ModelError: the policy was made without `optim`.
+        """
+        if self.update is None:
+            raise ModelError("this policy was made without an optimizer; give `optim` to train it")
+        return self.update.step()
+
+    # ---- weights and state ----------------------------------------------------------------------------------------
+
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Every parameter by its Hugging Face name, whole, one at a time; a tied one once."""
+        for name, p in self.model.named_parameters():
+            yield name, p.full_tensor() if hasattr(p, "full_tensor") else p.detach()
+
+    def model_state(self) -> dict[str, Any]:
+        """The weights, live, under `model`: the part of `state_dict` that evaluation needs."""
+        return {"model": {name: p.detach() for name, p in self.model.named_parameters()}}
+
+    def load_model_state(self, tensors: Mapping[str, Any]) -> None:
+        """Take up weights of `model_state`.
+
+        Raises:
+            CheckpointError: names or shapes are another model's.
+        """
+        mine, given = dict(self.model.named_parameters()), tensors["model"]
+        wrong = sorted(mine.keys() ^ given.keys()) or [n for n, p in mine.items() if p.shape != given[n].shape]
+        if wrong:
+            more = f" and {len(wrong) - 6} more" if len(wrong) > 6 else ""
+            raise CheckpointError(f"the checkpoint is of another model: it differs in {', '.join(wrong[:6])}{more}")
+        with torch.no_grad():
+            for name, p in mine.items():
+                p.copy_(given[name])
+
+    def state_dict(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """(tensors, plain): live tensors by name, which may be loaded into in place, and plain numbers."""
+        tensors = self.model_state()
+        return (tensors, {}) if self.update is None else (tensors | {"optim": self.update.tensors()}, self.update.plain())
+
+    def load_state_dict(self, tensors: Mapping[str, Any], plain: Mapping[str, Any]) -> None:
+        """Take up a state. Training goes on from it exactly as it would have.
+
+        Raises:
+            CheckpointError: names or shapes are another model's.
+        """
+        self.load_model_state(tensors)
+        if self.update is not None:
+            self.update.load(tensors["optim"], plain)
+
+    def export(self, folder: str | Path) -> Path:
+        """Write the model as safetensors with its tokenizer, whole or not at all.
+
+        Raises:
+            CheckpointError: the folder exists, or cannot be written.
+        """
+        final = Path(folder)
+        if final.exists():
+            raise CheckpointError(f"{final} exists, and nothing is overwritten; remove it or choose another folder")
+        temporary = final.with_name(f".{final.name}.{os.getpid()}.partial")
+        try:
+            final.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(temporary, ignore_errors=True)
+            self.model.save_pretrained(temporary)
+            if self.tokenizer is not None:
+                self.tokenizer.save_pretrained(temporary)
+            _sync(temporary)
+            temporary.rename(final)
+        except OSError as error:
+            raise CheckpointError(f"the model could not be written to {final} ({error})") from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        return final
+
+
+def _locate(path: str | Path) -> str:
+    """`tiny`, a folder, or a name on the hub.
+
+    Raises:
+        ModelError: a path that looks like a folder and is none, or a folder without safetensors.
+    """
+    if str(path) == "tiny":
+        from rlent.assets import tiny_path
+
+        return str(tiny_path())
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        if not any(folder.glob("*.safetensors")):
+            pickled = sorted(p.name for p in [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")])
+            found = f"only pickled weights ({', '.join(pickled[:3])}), which can run code when loaded" if pickled else "no weights"
+            raise ModelError(f"model.path '{path}' has {found}; *.safetensors is accepted (convert it with save_pretrained)")
+        return str(folder)
+    if folder.exists() or folder.is_absolute() or str(path).startswith((".", "~")) or str(path).count("/") > 1:
+        raise ModelError(f"model.path '{path}' is no folder; a folder, a name on the hub (owner/name) or tiny is accepted")
+    return str(path)
+
+
+def _why(path: str | Path, place: str, error: Exception) -> str:
+    """The reason a model did not load, as a sentence."""
+    said = " ".join(str(error).split())
+    low = said.lower()
+    if Path(place).is_dir():
+        return f"model.path '{path}' could not be loaded: {said[:300]}"
+    if "safetensors" in low and "connect" not in low:
+        return f"model.path '{path}' has no safetensors on the hub; pickled weights are refused because they can run code. {said[:200]}"
+    if any(word in low for word in ("connect", "offline", "couldn't reach", "timed out", "resolve", "proxy", "max retries")):
+        return f"model.path '{path}' is no folder here, and the hub cannot be reached to look for it; give a folder or tiny, or go online. ({said[:160]})"
+    return f"model.path '{path}' could not be loaded: {said[:300]}"
+
+
+def _no_dropout(model: Any) -> None:
+    """Set every dropout of a model to 0."""
+    for config in {id(c): c for c in (model.config, text_config(model))}.values():
+        for name, value in vars(config).copy().items():
+            if name.endswith(("dropout", "_pdrop", "_dropout_prob")) and isinstance(value, float) and value:
+                setattr(config, name, 0.0)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name, value in vars(module).copy().items():
+            if name.endswith("dropout") and isinstance(value, float) and value:
+                setattr(module, name, 0.0)
+
+
+@torch.no_grad()
+def _check_head(policy: Policy) -> None:
+    """Compare the head on two tokens with the model's own logits.
+
+    Raises:
+        ModelError: they differ: the model scales or shifts its logits in a way the head does not know.
+    """
+    model, head = policy.model, policy.head
+    device = head.weight.device
+    tokens = torch.tensor([[0, min(1, len(head.weight) - 1)]], device=device)
+    part = Layout.of([[0]], tokens, torch.ones_like(tokens, dtype=torch.bool))
+    mine = policy._forward(part)["hidden"]
+    mine = torch.nn.functional.linear(mine, head.weight, head.bias).float()
+    if policy.softcap is not None:
+        mine = policy.softcap * torch.tanh(mine / policy.softcap)
+    theirs = model(input_ids=part.input_ids(), use_cache=False).logits[0].float()
+    scale = theirs.abs().max().clamp(min=1e-3)
+    bound = 0.05 if head.weight.dtype in (torch.bfloat16, torch.float16) else 1e-3
+    if not bool(((mine - theirs).abs().max() <= bound * scale) | ~torch.isfinite(theirs).all()):
+        raise ModelError(
+            f"{type(model).__name__} does not compute its logits as softcap(hidden @ weight.T + bias), which is what rlent's head does; "
+            "this model cannot be trained yet"
+        )
+
+
+def _layer(stream: str, depth: int, probe: str) -> int:
+    """The k of `hidden_<k>`."""
+    k = stream.removeprefix("hidden_")
+    if not k.isdigit() or int(k) > depth:
+        raise ModelError(f"probe '{probe}' asks for '{stream}'; the model has hidden_0 (embedding) to hidden_{depth}")
+    return int(k)
+
+
+def _scatter(value: Tensor, mask: Tensor, device: torch.device | None = None) -> Tensor:
+    """[n, ...] back to [B,T, ...], zero where the mask is False, on the mask's device unless told."""
+    device = device or mask.device
+    value, mask = value.to(device), mask.to(device)
+    wide = value.new_zeros(*mask.shape, *value.shape[1:])
+    index = mask.flatten().nonzero().squeeze(1)
+    return wide.flatten(0, 1).index_copy(0, index, value).view_as(wide)
+
+
+def _sync(folder: Path) -> None:
+    for place in [*folder.rglob("*"), folder]:
+        handle = os.open(place, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

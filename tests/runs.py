@@ -1,0 +1,73 @@
+"""Small real runs for tests: the embedded model and task, a few seconds each."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+SMALL = [
+    "sampler.prompts=4",
+    "sampler.n=4",
+    "sampler.max_tokens=8",
+    "trainer.minibatches=2",
+    "eval.every=0",
+    "track.mode=disabled",
+    "track.console=off",
+    "track.ledger.rows=4",
+    "data.train_size=200",
+]
+"""Overrides of a run of a few tenths of a second per step."""
+
+
+def environment(threads: int = 1) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": str(threads), "WANDB_MODE": "offline", "HF_HUB_OFFLINE": "1"}
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "rlent", *arguments]
+
+
+def rlent(*arguments: str, check: bool = True, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run `rlent ...` in a process of its own."""
+    done = subprocess.run(command(*arguments), env=environment(), capture_output=True, text=True, timeout=600, cwd=cwd)
+    assert not check or done.returncode == 0, f"{arguments}: exit {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done
+
+
+def train(folder: Path, *overrides: str, small: Sequence[str] = SMALL) -> Path:
+    """Train in this process; returns the run folder."""
+    from rlent import commands
+
+    assert commands.train([*small, f"run.dir={folder}", *overrides]) == 0
+    return folder
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def started(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(command(*arguments), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for(what: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 300) -> None:
+    """Wait until something is so; fails if the process ends first."""
+    end = time.monotonic() + seconds
+    while not what():
+        if process.poll() is not None:
+            if what():
+                return
+            raise AssertionError(f"the process ended first: {process.stdout.read() if process.stdout else ''}")
+        assert time.monotonic() < end, "timed out"
+        time.sleep(0.005)
+
+
+def lines(folder: Path) -> int:
+    file = folder / "metrics.jsonl"
+    return file.read_bytes().count(b"\n") if file.is_file() else 0
