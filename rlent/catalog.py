@@ -6,6 +6,7 @@ Nothing is composed here, so that `rlent ls` answers at once. A card's seats are
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -44,7 +45,7 @@ class Card:
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """A file of a group: `shape/erc`. `does` is its header comment; `target` the function or class it names, if it names one."""
+    """A file of a group: `shape/erc`. `does` is the first sentence of its header comment; `target` the function or class it names, if it names one."""
 
     group: str
     name: str
@@ -96,6 +97,13 @@ def options(config_dirs: Iterable[str | Path] = (), groups: Sequence[str] | None
     return sorted(found.values(), key=lambda o: (order.index(o.group), o.name)), problems
 
 
+def defaults() -> set[tuple[str, str]]:
+    """(group, option) of plain GRPO, from the defaults of config.yaml."""
+    entries = _load(recipes_dir() / "config.yaml")[1].get("defaults") or []
+    pairs = [(str(k), v) for entry in entries if isinstance(entry, Mapping) for k, v in entry.items()]
+    return {(group, str(name)) for group, value in pairs for name in (value if isinstance(value, list) else [value])}
+
+
 def header(text: str) -> str:
     """The comment at the head of a file, without the marks and the package line."""
     lines = []
@@ -105,6 +113,13 @@ def header(text: str) -> str:
         if "@package" not in line:
             lines.append(line.lstrip("#").strip())
     return "\n".join(lines).strip()
+
+
+def first_sentence(text: str) -> str:
+    """Up to the first full stop of the first paragraph."""
+    paragraph = text.partition("\n\n")[0].replace("\n", " ")
+    stop = re.search(r"\.(?= [A-Z]|$)", paragraph)
+    return paragraph[: stop.end()] if stop else paragraph
 
 
 def _load(file: Path) -> tuple[str, dict[str, Any]]:
@@ -156,13 +171,13 @@ def _proof(card: Mapping[str, Any]) -> Proof:
         return "authors" if card.get("golden") else "none"
     if given not in get_args(Proof):
         raise ValueError(f"card.proof: {given!r} is not one of {', '.join(get_args(Proof))}")
-    return given  # type: ignore[no-any-return]
+    return given
 
 
 def _option(file: Path) -> Option:
     text, tree = _load(file)
     inner = tree.get("_target_") or next((v["_target_"] for v in tree.values() if isinstance(v, Mapping) and "_target_" in v), "")
-    return Option(file.parent.name, file.stem, header(text).replace("\n", " "), str(inner), str(file))
+    return Option(file.parent.name, file.stem, first_sentence(header(text)), str(inner), str(file))
 
 
 def _brief(error: Exception) -> str:
@@ -192,8 +207,8 @@ def method_table(found: Iterable[Card]) -> str:
 
 
 def option_table(found: Iterable[Option], found_cards: Iterable[Card], *, width: int = 0) -> str:
-    """OPTION, the METHODS whose card picks it, and what it DOES."""
-    used: dict[tuple[str, str], list[str]] = {}
+    """OPTION, the METHODS whose card picks it ((default): plain GRPO has it), and what it is."""
+    used: dict[tuple[str, str], list[str]] = {pick: ["(default)"] for pick in defaults()}
     for card in found_cards:
         for seat, names in card.picks.items():
             for name in names:

@@ -245,18 +245,18 @@ def explain(
     from rlent import metrics
 
     if name:
-        text = metrics.describe(name)  # refuses an unknown name
-        typer.echo(json.dumps(asdict(metrics.explain(name)), indent=1) if as_json else text)
+        text, metric = metrics.describe(name), metrics.explain(name)  # describe refuses an unknown name
+        typer.echo(json.dumps(asdict(metric), indent=1) if as_json and metric else text)
         return
     found = metrics.all_metrics()
     if as_json:
         typer.echo(json.dumps([asdict(m) for m in found], indent=1))
         return
     group = None
-    for metric in found:
-        if group != (group := metric.name.partition("/")[0]):
+    for m in found:
+        if group != (group := m.name.partition("/")[0]):
             typer.echo(f"\n{group}")
-        typer.echo(f"  {metric.name} [{metric.unit}]: {metric.meaning}")
+        typer.echo(f"  {m.name} [{m.unit}]: {m.meaning}")
     typer.echo("\nHow to read one: rlent explain NAME")
 
 

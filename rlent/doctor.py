@@ -144,7 +144,7 @@ def packages() -> Finding:
     if other:
         means = "not the tested set; pip install -c constraints.txt ... makes it so"
         return Finding("packages", f"{len(other)} differ: {', '.join(other[:6])}{', ...' if len(other) > 6 else ''}", means, "note")
-    return Finding("packages", f"{sum(here is not None for here, _ in versions.values())} as tested", "the set that the tests ran with")
+    return Finding("packages", f"{sum(here is not None for here, _ in versions.values())} versions as tested", "the set that the tests ran with")
 
 
 def recipes() -> Finding:

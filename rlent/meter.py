@@ -77,6 +77,7 @@ class Meter:
         if "old_logp" in batch:
             found["noise/logp_max"] = noise
         if ledger is not None and self.ledger is not None:
+            found["entropy/after"] = ledger.pop("after")
             found.update(self.ledger.update(**ledger))
         found.update(self.numbers)
         return found
@@ -145,6 +146,7 @@ class Meter:
         if clipped:
             out["update/grad_clipped"] = sum(clipped) / len(clipped)
         out["update/lr"] = self.updates[-1].get("lr", math.nan)
+        out["update/count"] = float(len(self.updates))
         return out
 
     def _ledger_inputs(self, after: Mapping[str, Tensor] | None) -> dict[str, float] | None:
@@ -178,4 +180,5 @@ class Meter:
         d1 = theorem1_terms(whole["gradient"], logp, entropy, second)[mask].mean()
         d2 = theorem2_terms(whole["adv"].double(), logp, entropy)[mask].mean()
         change = (whole["after"].double() - entropy)[mask].mean()
-        return {"d1": float(d1), "d2": float(d2), "measured": float(change)}
+        after_mean = whole["after"].double()[mask].mean()
+        return {"d1": float(d1), "d2": float(d2), "measured": float(change), "after": float(after_mean)}

@@ -136,6 +136,17 @@ def mismatch(value: Any, annotation: Any) -> str | None:
     return None if good else f"{value!r} is not {'an' if plain is int else 'a'} {getattr(plain, '__name__', plain)}"
 
 
+def coerce(value: Any, annotation: Any) -> Any:
+    """A whole number where a float is meant becomes one, so that `fraction=1` and `fraction=1.0` are the same."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        if typing.get_origin(annotation) is typing.Annotated:
+            annotation = typing.get_args(annotation)[0]
+        kinds = typing.get_args(annotation) if typing.get_origin(annotation) in (typing.Union, types.UnionType) else (annotation,)
+        kinds = tuple(typing.get_args(k)[0] if typing.get_origin(k) is typing.Annotated else k for k in kinds)
+        return float(value) if float in kinds and int not in kinds else value
+    return value
+
+
 def signature(target: Callable[..., Any]) -> inspect.Signature:
     """The signature with annotations evaluated where that is possible."""
     try:
@@ -222,6 +233,8 @@ def mount(seat: str, name: str, spec: Mapping[str, Any], problems: list[str]) ->
     )
     if len(problems) > before:
         return None
+    known = options_of(maker)
+    given = {k: coerce(v, known[k].annotation) if k in known else v for k, v in given.items()}
     if is_class:
         try:
             fn = fn(**given)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import time
 import uuid
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.utils import logging as hf_logging
 
 from rlent import checkpoint, frozen, objective
 from rlent.actor import Actor, Minibatch
@@ -31,6 +33,8 @@ from rlent.sampling.group import GroupSampler
 from rlent.track import Tracker
 from rlent.types import Batch, Problem, Verdict
 from rlent.world import World
+
+hf_logging.disable_progress_bar()
 
 INERT_AFTER = 20
 """Steps after which a node that changed no pull is reported."""
@@ -120,8 +124,8 @@ class Run:
         self.ledger_rows = rows
         self.meter = Meter(world, self.ledger, rows)
         self.tracker = Tracker(folder.path, run_id=run_id, enabled=world.leads, **{k: v for k, v in config["track"].items() if k not in ("ledger", "keep_batches")})
+        self.tokens = 0
         self._inert: dict[str, int] = {}
-        self._evals: dict[str, float] = {}
 
     # ---- beginnings and ends ------------------------------------------------------------------------------------
 
@@ -203,13 +207,21 @@ class Run:
         try:
             if self.world.leads:
                 if state == "finished":
-                    self.policy.export(self.folder.path / "model")
+                    self._export()
                 self.folder.status(state, self.done, reason)
             self.tracker.finish(state)
         finally:
             if hasattr(self.grader, "close"):
                 self.grader.close()
             self.folder.release()
+
+    def _export(self) -> None:
+        """The model as transformers and vLLM load it; that of a shorter run in the same folder is replaced."""
+        final, fresh = self.folder.path / "model", self.folder.path / ".model.new"
+        shutil.rmtree(fresh, ignore_errors=True)
+        self.policy.export(fresh)
+        shutil.rmtree(final, ignore_errors=True)
+        fresh.rename(final)
 
     def _data_about(self) -> dict[str, Any]:
         return {"name": self.source.train.name, "problems": len(self.source.train), "fingerprint": self.source.train.fingerprint()}
@@ -357,6 +369,8 @@ class Run:
             found = self.meter.reduce(batch, after)
         if found is not None:
             found.update({f"knob/{k}": v for k, v in self.knobs.turned.items()})
+            self.tokens += int(found["tokens/step"])
+            found["tokens/total"] = float(self.tokens)
             self._note_inert(found)
         return dict(self.world.broadcast(found))
 
@@ -415,7 +429,7 @@ class Run:
         return dict(result.metrics())
 
     def _samples(self, scored: Batch) -> list[dict[str, Any]]:
-        entropy = scored.get("sampler_entropy")
+        entropy, reward = scored.get("sampler_entropy"), self._current.get("reward")
         rows = []
         for i in range(min(len(scored), int(self.recipe["track"]["samples"]))):
             length = int(scored["length"][i])
@@ -425,6 +439,7 @@ class Run:
                     "response": scored["response"][i],
                     "answer": scored["answer"][i],
                     "correct": bool(scored["correct"][i]),
+                    "reward": float(reward[i]) if reward is not None else None,
                     "length": length,
                     "entropy": float(entropy[i, :length].mean()) if entropy is not None and length else None,
                 }
@@ -450,6 +465,7 @@ class Run:
                 "functions": {path: fn.state_dict() for path, fn in self._stateful().items()},
                 "ledger": self.ledger.state_dict() if self.ledger else None,
                 "inert": self._inert,
+                "tokens": self.tokens,
                 "policy": plain,
                 "torch": torch.__version__,
             }
@@ -469,7 +485,7 @@ class Run:
                 fn.load_state_dict(state["functions"][path])
         if self.ledger and state["ledger"]:
             self.ledger.load_state_dict(state["ledger"])
-        self._inert = dict(state["inert"])
+        self._inert, self.tokens = dict(state["inert"]), int(state["tokens"])
         self.done = step
         self.engine.load(self.policy, step)
 

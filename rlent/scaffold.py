@@ -90,7 +90,8 @@ SKETCHES: dict[str, Sketch] = {
         """,
     ),
     "shape": Sketch(
-        when="It reads the entropy when the step began, so it runs once a step. Name `now_entropy` to run before each update, `entropy` inside it.",
+        when="It reads the entropy as it was when the step began, so it runs once a step. With `now_entropy` it would run\n"
+        "before each update, with `entropy` inside it.",
         imports="""
             from jaxtyping import Bool, Float
             from torch import Tensor
@@ -206,7 +207,8 @@ SKETCHES: dict[str, Sketch] = {
         stateful=True,
     ),
     "probe": Sketch(
-        when="It reads the logits of a few tokens at a time; its name becomes a stream: name `$name`, `old_$name` or `now_$name` in another function.",
+        when="It reads the logits of some tokens at a time. Its name becomes a stream: name `$name`, `old_$name` or `now_$name`\n"
+        "in another function.",
         imports="""
             from jaxtyping import Float, Int
             from torch import Tensor
@@ -232,8 +234,10 @@ _METHOD = '''\
 """$title: what it changes, in one sentence.
 
 Paper: none yet.
-Seat:  $seat. $when
+Seat:  $seat.
 Checked against: nothing yet.
+
+$when
 """
 
 $imports
@@ -243,12 +247,12 @@ $body
 '''
 
 _CARD = """\
+# @package _global_
 # $title: what it changes, in one sentence.
 # Title of the paper, arXiv number
 #
 # Differs from grpo in one seat: $seat.
 # You should see: what entropy/mean and the reward should do, and what failure looks like.
-# @package _global_
 defaults:
   - override /$seat: $pick
 

@@ -93,11 +93,16 @@ def measure(way: str, arguments: argparse.Namespace) -> dict[str, float]:
     small = [x[:64].detach().requires_grad_() for x in (hidden, weight)]
     work(way, small[0], small[1], target[:64] % min(size, 64), upstream[:, :64], arguments.chunk)
     before = reset_peak()
-    start = time.perf_counter()
+    start, start_cpu = time.perf_counter(), time.process_time()
     d_weight = work(way, hidden, weight, target, upstream, arguments.chunk)
-    seconds = time.perf_counter() - start
+    seconds, cpu = time.perf_counter() - start, time.process_time() - start_cpu
     own = weight.numel() * weight.element_size()  # the weight's gradient belongs to every way
-    return {"seconds": seconds, "mb": (peak() - before - own) / 2**20, "norm": float(torch.linalg.vector_norm(d_weight, dtype=torch.float64))}
+    return {
+        "seconds": seconds,
+        "cpu_seconds": cpu,
+        "mb": (peak() - before - own) / 2**20,
+        "norm": float(torch.linalg.vector_norm(d_weight, dtype=torch.float64)),
+    }
 
 
 def work(way: str, hidden: Tensor, weight: Tensor, target: Tensor, upstream: Tensor, chunk: int | None) -> Tensor:
@@ -139,13 +144,16 @@ def summary(runs: dict[str, list[dict[str, float]]], arguments: argparse.Namespa
     seconds = {way: statistics.median(r["seconds"] for r in rows) for way, rows in runs.items()}
     memory = {way: statistics.median(r["mb"] for r in rows) for way, rows in runs.items()}
     norm = {way: rows[0]["norm"] for way, rows in runs.items()}
-    time_ratio = {way: statistics.median(a["seconds"] / b["seconds"] for a, b in zip(runs[way], runs[WAYS[0]], strict=True)) for way in WAYS}
+    time_ratio = {
+        way: statistics.median(a["seconds"] / b["seconds"] for a, b in zip(runs[way], runs[WAYS[0]], strict=True)) for way in WAYS
+    }
     memory_ratio = {way: memory[way] / memory[WAYS[0]] for way in WAYS}
     return {
         "size": {"tokens": arguments.tokens, "vocab": arguments.vocab, "width": arguments.width, "dtype": arguments.dtype},
         "repeats": arguments.repeats,
         "threads": arguments.threads or torch.get_num_threads(),
         "seconds": seconds,
+        "cpu_seconds": {way: statistics.median(r["cpu_seconds"] for r in rows) for way, rows in runs.items()},
         "mb": memory,
         "time_ratio": time_ratio,
         "memory_ratio": memory_ratio,
@@ -162,7 +170,9 @@ def summary(runs: dict[str, list[dict[str, float]]], arguments: argparse.Namespa
 
 def show(result: dict[str, Any]) -> None:
     size = result["size"]
-    print(f"{size['tokens']} tokens, V = {size['vocab']}, D = {size['width']}, {size['dtype']}, {result['threads']} threads, medians of {result['repeats']}")
+    print(
+        f"{size['tokens']} tokens, V = {size['vocab']}, D = {size['width']}, {size['dtype']}, {result['threads']} threads, medians of {result['repeats']}"
+    )
     print(f"{'':14}{'seconds':>10}{'ratio':>8}{'limit':>8}{'MB':>10}{'ratio':>8}{'limit':>8}{'|d weight|':>14}")
     for way in WAYS:
         limit = result["limits"].get(way)

@@ -91,7 +91,7 @@ def main(steps=20, seed=0, lr=1e-4, dtype=torch.float32, max_norm=1.0, report=pr
 
         # 2. and 3. reward and advantage
         verdicts = grader(text, [problem for problem in drawn for _ in range(G)])
-        reward = torch.tensor([float(v.correct) for v in verdicts]).view(P, G)
+        reward = torch.tensor([float(v.correct) for v in verdicts], dtype=dtype).view(P, G)
         advantage = ((reward - reward.mean(1, keepdim=True)) / (reward.std(1, keepdim=True) + 1e-6)).flatten()
 
         # 4. the policy that sampled
@@ -120,7 +120,7 @@ def main(steps=20, seed=0, lr=1e-4, dtype=torch.float32, max_norm=1.0, report=pr
         history.append(
             {
                 "step": step,
-                "reward/mean": float(reward.mean()),
+                "reward/mean": float(reward.double().mean()),
                 "entropy/mean": float(entropy[mask].double().mean()),
                 "length/mean": float(mask.sum(1).double().mean()),
                 "loss/policy": sum(losses) / M,

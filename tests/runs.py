@@ -20,7 +20,6 @@ SMALL = [
     "track.mode=disabled",
     "track.console=off",
     "track.ledger.rows=4",
-    "data.train_size=200",
 ]
 """Overrides of a run of a few tenths of a second per step."""
 

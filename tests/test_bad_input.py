@@ -44,13 +44,14 @@ def test_a_missing_and_a_broken_data_file_name_file_and_row(run_dir: Path, tmp_p
 
 def test_a_prompt_longer_than_the_model_takes_is_named(run_dir: Path, tmp_path: Path) -> None:
     data = tmp_path / "long.jsonl"
-    data.write_text(json.dumps({"prompt": "1," * 400 + "2:3?", "answer": "3"}) + "\n" + json.dumps({"prompt": "1,2:3?", "answer": "3"}) + "\n")
+    data.write_text("".join(json.dumps({"prompt": "1," * 400 + f"{i}:3?", "answer": "3"}) + "\n" for i in range(1, 9)))
     fails(ModelError, r"80\d|positions|tokens", run_dir, "data=file", f"data.path={data}", "sampler.prompts=2")
 
 
 def test_a_group_of_one_runs_and_warns(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     commands.train([*SMALL, "track.console=plain", "trainer.steps=1", "sampler.n=1", f"run.dir={run_dir}"])
-    assert "sampler.n is 1" in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert "sampler.n is 1" in shown.out + shown.err
     assert rows(run_dir)[0]["group/count"] == 4
 
 
@@ -134,12 +135,12 @@ def test_a_user_function_that_raises_is_named(run_dir: Path, tmp_path: Path) -> 
 def test_a_users_reward_reads_prompt_response_gold_and_meta(run_dir: Path, tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     (folder / "reward").mkdir(parents=True)
-    (folder / "my_reward.py").write_text(
+    (folder / "short_reward.py").write_text(
         "def short(prompt, response, gold, meta, *, share: float):\n"
         "    assert all('?' in p for p in prompt) and all(m for m in meta) and len(gold) == len(prompt)\n"
         "    return [share * (len(r) < 8) for r in response]\n"
     )
-    (folder / "reward" / "short.yaml").write_text("short:\n  _target_: my_reward.short\n  share: 0.5\n  coef: 2.0\n")
+    (folder / "reward" / "short.yaml").write_text("short:\n  _target_: short_reward.short\n  share: 0.5\n  coef: 2.0\n")
     commands.train([*SMALL, "trainer.steps=1", "reward=[correct,short]", f"run.dir={run_dir}"], config_dirs=[str(folder)])
     row = rows(run_dir)[0]
     assert row["reward/mean"] == pytest.approx(row["reward/correct"] + 2.0 * row["reward/short"])

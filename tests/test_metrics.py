@@ -50,6 +50,13 @@ def test_entropy_splits_by_third_sign_and_correctness():
     assert found["entropy/q50"] == pytest.approx(2.5)
 
 
+def test_thirds_are_of_each_response_not_of_the_longest():
+    mask = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 0, 0, 0, 0], [1, 1, 1, 0, 0, 0]]).bool()
+    entropy = torch.tensor([[1, 1, 2, 2, 3, 3], [1, 2, NAN, NAN, NAN, NAN], [1, 2, 3, NAN, NAN, NAN]])
+    found = step_metrics(Batch({"mask": mask, "old_entropy": entropy}))
+    assert [found[f"entropy/{part}"] for part in ("first", "mid", "last")] == [1, 2, 3]
+
+
 def worked_example():
     """The covariances of the eight tokens in the entropy mechanism dossier, section 11: logp centred at -1.2725, adv at 0."""
     logp = [-0.01, -0.10, -2.00, -3.00, -0.05, -1.00, -0.02, -4.00]
@@ -107,7 +114,9 @@ def test_covariance_of_easy_and_hard_prompts_adds_up_to_the_mean():
 
 
 def test_rows_without_loss_are_counted_but_not_in_advantage_covariance_and_selection():
-    rows = worked_example().with_(train=torch.tensor([True, False]), reward=torch.tensor([1.0, 0.0]), spark_selected=torch.ones(2, 4).bool())
+    rows = worked_example().with_(
+        train=torch.tensor([True, False]), reward=torch.tensor([1.0, 0.0]), spark_selected=torch.ones(2, 4).bool()
+    )
     found = step_metrics(rows)
     assert found["adv/mean"] == 1 and found["cov/mean"] == 0  # one advantage only
     assert found["reward/mean"] == 0.5 and found["length/mean"] == 4
@@ -138,7 +147,12 @@ def test_pass_at_g_differs_from_pass_at_1():
 
 def test_lengths_ends_and_grader():
     found = step_metrics(
-        batch(finish=["length", "stop", "stop", "length"], status=["ok", "timeout", "no_answer", "odd"], correct=[1, 0, 0, 0], length=[3, 2, 1, 0])
+        batch(
+            finish=["length", "stop", "stop", "length"],
+            status=["ok", "timeout", "no_answer", "odd"],
+            correct=[1, 0, 0, 0],
+            length=[3, 2, 1, 0],
+        )
     )
     assert (found["length/mean"], found["length/max"], found["length/correct"], found["length/wrong"]) == (1.5, 3, 3, 1)
     assert found["finish/cut"] == 0.5
@@ -153,7 +167,11 @@ def test_a_single_token_cut_at_a_budget_of_one_is_not_empty():
 
 
 def test_mismatch_of_sampler_and_trainer():
-    found = step_metrics(batch(old_logp=[[-1, -1, -1], [-1, -1, 0], [-1, 0, 0], [0, 0, 0]], sampler_logp=[[-1, -1, -2], [-1, -1, 0], [-0.5, 0, 0], [0, 0, 0]]))
+    found = step_metrics(
+        batch(
+            old_logp=[[-1, -1, -1], [-1, -1, 0], [-1, 0, 0], [0, 0, 0]], sampler_logp=[[-1, -1, -2], [-1, -1, 0], [-0.5, 0, 0], [0, 0, 0]]
+        )
+    )
     assert found["mismatch/mean"] == pytest.approx(1.5 / 6) and found["mismatch/max"] == 1
     assert found["mismatch/k1"] == pytest.approx((-1 + 0.5) / 6)  # sampler - old
     assert found["mismatch/k3"] == pytest.approx((math.e - 2 + math.exp(-0.5) - 0.5) / 6)
@@ -186,8 +204,9 @@ def update(**changes):
 
 def test_clip_share_is_the_share_of_tokens_whose_loss_has_no_gradient():
     idle = update(adv=torch.zeros(2, 2), pull=torch.zeros(2, 2))  # nothing to clip where there is no advantage
-    found = update_metrics([update(), idle])
-    assert (found["clip/share"], found["clip/high"], found["clip/low"]) == (2 / 6, 1 / 6, 1 / 6)
+    raised = update(pull=torch.tensor([[0.0, 0.0], [-1.0, NAN]]))
+    found = update_metrics([update(), idle, raised])
+    assert (found["clip/share"], found["clip/high"], found["clip/low"]) == (4 / 9, 3 / 9, 1 / 9)
 
 
 def test_ratio_and_divergence_of_the_updates():
@@ -202,7 +221,9 @@ def test_k3_estimates_the_divergence_from_old_to_new():
     old, new = torch.tensor([0.5, 0.3, 0.2]).double(), torch.tensor([0.2, 0.3, 0.5]).double()
     counts = (old * 1000).round().long()  # tokens exactly as frequent as the old policy says
     drawn = torch.repeat_interleave(torch.arange(3), counts)
-    found = update_metrics([Batch({"mask": torch.ones(1, 1000).bool(), "old_logp": old.log()[drawn][None], "logp": new.log()[drawn][None]})])
+    found = update_metrics(
+        [Batch({"mask": torch.ones(1, 1000).bool(), "old_logp": old.log()[drawn][None], "logp": new.log()[drawn][None]})]
+    )
     exact = float((old * (old / new).log()).sum())
     assert found["kl/k1"] == pytest.approx(exact) and found["kl/k3"] == pytest.approx(exact)
 
@@ -299,9 +320,20 @@ def test_no_metric_depends_on_the_order_of_rows_or_on_padding(seed, order, paddi
 
 def test_every_metric_that_is_computed_has_a_definition():
     rows = random_step(1).with_(old_entropy_t1=torch.rand(8, 8), sampler_entropy=torch.rand(8, 8), reward_format=torch.rand(8))
-    names = set(step_metrics(rows)) | set(update_metrics([update(weight=torch.ones(2, 2), gate=torch.ones(2, 2), loss=torch.ones(2, 2), gradient=torch.ones(2, 2))]))
+    names = set(step_metrics(rows)) | set(
+        update_metrics([update(weight=torch.ones(2, 2), gate=torch.ones(2, 2), loss=torch.ones(2, 2), gradient=torch.ones(2, 2))])
+    )
     assert {n for n in names if explain(n) is None} == set()
-    assert {"cov/top_0.0002", "cov/top_0.002", "cov/top_0.02", "cov/top_0.2", "cov/top_0.5", "cov/acc_mid", "cov/response", "select/spark/prob"} <= names
+    assert {
+        "cov/top_0.0002",
+        "cov/top_0.002",
+        "cov/top_0.02",
+        "cov/top_0.2",
+        "cov/top_0.5",
+        "cov/acc_mid",
+        "cov/response",
+        "select/spark/prob",
+    } <= names
 
 
 @pytest.mark.parametrize(
@@ -326,7 +358,9 @@ def test_explain_finds_families_and_fills_in_the_name(name, family, says):
     assert metric.unit == METRICS[family].unit
 
 
-@pytest.mark.parametrize("name", ["entropy/maen", "cov/top_much", "select/clip_cov/colour", "eval/pass@many", "nothing", "knob/", "reward/a/b"])
+@pytest.mark.parametrize(
+    "name", ["entropy/maen", "cov/top_much", "select/clip_cov/colour", "eval/pass@many", "nothing", "knob/", "reward/a/b"]
+)
 def test_unknown_names_are_unknown(name):
     assert explain(name) is None
 
@@ -341,4 +375,7 @@ def test_definitions_are_unique_and_complete():
     metrics = all_metrics()
     assert len({m.name for m in metrics}) == len(metrics)
     assert all(m.unit and m.meaning and m.reading for m in metrics)
-    assert all(explain(m.name.replace("<share>", "0.5").replace("<percent>", "10").replace("<k>", "2").replace("<", "").replace(">", "")) for m in metrics)
+    assert all(
+        explain(m.name.replace("<share>", "0.5").replace("<percent>", "10").replace("<k>", "2").replace("<", "").replace(">", ""))
+        for m in metrics
+    )

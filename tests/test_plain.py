@@ -30,9 +30,9 @@ def test_losses_gradients_curves_and_weights_equal_the_plain_script(plain, tmp_p
     run = train(tmp_path / "run", *overrides, *off, small=[])
     for ours, theirs in zip(rows(run), history, strict=True):
         for key, value in theirs.items():
-            assert ours[key] == pytest.approx(value, rel=1e-9, abs=1e-12), f"step {theirs['step']}: {key}"
+            assert ours[key] == pytest.approx(value, rel=1e-6, abs=1e-8), f"step {theirs['step']}: {key}"
     assert sum(row["reward/mean"] for row in history) > 0, "some reward, or nothing was compared"
     weights = load_file(run / "model" / "model.safetensors")
     for name, parameter in model.named_parameters():
         if name in weights:
-            torch.testing.assert_close(parameter.detach(), weights[name], rtol=1e-7, atol=1e-9)
+            torch.testing.assert_close(parameter.detach(), weights[name], rtol=1e-6, atol=5e-7)

@@ -135,7 +135,7 @@ def test_default_folders_are_numbered(tmp_path: Path) -> None:
     made = []
     for _ in range(2):
         done = rlent("train", *SMALL, "track.console=plain", "trainer.steps=1", cwd=tmp_path)
-        made.append(next(line.split()[1] for line in done.stdout.splitlines() if line.startswith("run ")))
+        made.append(next(line.split()[1] for line in (done.stdout + done.stderr).splitlines() if line.startswith("run ")))
     assert made[0].endswith("/grpo") and made[1].endswith("/grpo-2")
 
 

@@ -90,4 +90,5 @@ def draw(logp: Float[Tensor, "N V"], u: Float[Tensor, " N"]) -> Int[Tensor, " N"
 
 def entropy_of(logp: Float[Tensor, "N V"]) -> Float[Tensor, " N"]:
     """Entropy of normalised log-probabilities in nats; -inf counts as probability 0."""
-    return torch.special.entr(logp.exp()).sum(1)
+    surprise: Tensor = torch.special.entr(logp.exp())
+    return surprise.sum(1)

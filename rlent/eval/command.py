@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from transformers.utils import logging as hf_logging
 
 from rlent import checkpoint
 from rlent import recipe as recipes
@@ -22,8 +24,10 @@ from rlent.folder import RunFolder
 from rlent.policy.policy import Policy
 from rlent.recipe import Recipe, build
 from rlent.sampling.draw import Decoding, stop_tokens
-from rlent.track import log_evaluation
+from rlent.track import Wandb
 from rlent.world import World
+
+hf_logging.disable_progress_bar()
 
 DEFAULT_PROBLEMS = 256
 
@@ -104,14 +108,25 @@ def main(
     if not world.leads:
         return 0
     plot_pass_at_k([result], folder / "pass_at_k")
-    if place is not None:
-        log_evaluation(place, recipe["track"], result.metrics(), step=weights or 0)
+    _log(folder, recipe, result, label)
     if as_json:
         print(json.dumps({**result.to_dict(), "folder": str(folder)}))
         return 0
     Console().print(result.table())
     print(f"{folder}: eval.json, responses.jsonl, pass_at_k.png")
     return 0
+
+
+def _log(folder: Path, recipe: Recipe, result: Any, label: str) -> None:
+    """The numbers in W&B, as a run of its own in the evaluation's folder (offline unless logged in); once."""
+    if (folder / "wandb").exists():
+        return
+    track = recipe["track"]
+    run = Wandb(**{k: track[k] for k in ("mode", "project", "entity", "group")}, say=lambda text: print(text, file=sys.stderr))
+    run.start(folder, {**result.settings, "recipe": recipe.name}, uuid.uuid4().hex[:8], name=f"eval {label}", tags=["eval", recipe.name])
+    run.log(0, result.metrics())
+    run.summary(result.metrics())
+    run.finish()
 
 
 def target(arguments: Sequence[str], config_dirs: Sequence[str]) -> tuple[Path | None, Recipe, int | None, str]:

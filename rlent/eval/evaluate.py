@@ -100,7 +100,7 @@ def evaluate(
     samples = {(p.source, p.id): {s: r for s, r in found.get((p.source, p.id), {}).items() if s < n} for p in mine}
     if progress is not None and (done := sum(map(len, samples.values()))):
         progress(done)
-    seconds = {"sample": 0.0, "grade": 0.0}
+    seconds = {"sample": 0.0, "grade": 0.0, "count": 0.0}
     name = "responses.jsonl" if world.size == 1 else f"responses.{world.rank}.jsonl"
     for batch, first, count in _left(mine, samples, n, batch_rows):
         clock = time.perf_counter()
@@ -121,7 +121,9 @@ def evaluate(
             progress(len(fresh))
     everything = sorted({*ladder(max(ks)), *ks})
     equal = getattr(grader, "equal", None)
+    clock = time.perf_counter()
     tallies = [tally(list(samples[p.source, p.id].values()), everything, equal, cut_is_wrong=cut_is_wrong) for p in mine]
+    seconds["count"] = time.perf_counter() - clock
     shared = world.all_gather((tallies, seconds))
     whole = tuple(t for part, _ in shared for t in part)
     slowest = {stage: max(s[stage] for _, s in shared) for stage in seconds}

@@ -28,7 +28,20 @@ from rlent.grading.expression import Expression, equal_constants, evaluate, iden
 from rlent.grading.extract import code_shaped
 from rlent.grading.limits import too_much
 from rlent.grading.normalise import MAX_ANSWER, Form, base_number, choice, normalise
-from rlent.grading.structure import Matrix, Plain, Ratio, Relation, Series, Structure, Tuple_, Union_, braces_balanced, is_function_name, is_name, structure
+from rlent.grading.structure import (
+    Matrix,
+    Plain,
+    Ratio,
+    Relation,
+    Series,
+    Structure,
+    Tuple_,
+    Union_,
+    braces_balanced,
+    is_function_name,
+    is_name,
+    structure,
+)
 
 Reply = Literal["equal", "different", "unparsed", "gold_unparsed", "timeout", "crash"]
 
@@ -106,6 +119,7 @@ def settle(comparison: Comparison, ask: Callable[[Question], Reply]) -> Outcome:
 _YES_STRING = Outcome(True, "string")
 _NO_STRUCTURE = Outcome(False, "structure")
 _CLAUSE = re.compile(r"\s*,?\s*(?:\\text\{\s*,?\s*(?:for|where|with|when|if)\b.*|\b(?:for|where|when)\s+(?:all|some|any|every|[a-z]\b).*)$")
+_UNDONE = re.compile(r"\\(?:int|iint|iiint|oint|sum|prod|lim)(?![A-Za-z])")
 _FLIP = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
 
 
@@ -190,8 +204,9 @@ class _Comparer:
                 same: Outcome = yield from self.unordered(sa.parts, sg.parts, depth)
                 if same.correct:
                     return same
-            elif isinstance(sa, Tuple_ | Series) and isinstance(sg, Tuple_ | Series):
-                return _NO_STRUCTURE
+            elif not isinstance(sa, Plain) and not isinstance(sg, Plain):
+                if not (isinstance(sa, Union_ | Tuple_) and isinstance(sg, Union_ | Tuple_)) or type(sa) is type(sg):
+                    return _NO_STRUCTURE
             return (yield from self.ask(a.text, g.text))
         if isinstance(sa, Plain) and isinstance(sg, Plain):
             # parentheses around one value were read through by `structure`
@@ -199,7 +214,9 @@ class _Comparer:
             if x is not None and y is not None and (same_value := _expressions(x, y, a.percent, g.percent, Fraction(1))) is not None:
                 return Outcome(same_value, "symbolic" if x.symbols or y.symbols else "number")
             return (yield from self.ask(sa.text, sg.text))
-        if (isinstance(sa, Plain) and isinstance(sg, Matrix) and parse(sa.text) is None) or (isinstance(sa, Matrix) and isinstance(sg, Plain) and parse(sg.text) is None):
+        if (isinstance(sa, Plain) and isinstance(sg, Matrix) and parse(sa.text) is None) or (
+            isinstance(sa, Matrix) and isinstance(sg, Plain) and parse(sg.text) is None
+        ):
             return (yield from self.ask(a.text, g.text))
         return _NO_STRUCTURE
 
@@ -345,6 +362,8 @@ class _Comparer:
     def ask(self, answer: str, gold: str) -> Comparison:
         if re.search(r"\\(?:ldots|text)(?![A-Za-z])", answer + gold):  # words or dots inside mathematics: only the same text is equal
             return Outcome(False, "none")
+        if _UNDONE.search(answer) and not _UNDONE.search(gold):  # the question written down again
+            return Outcome(False, "symbolic")
         reply = yield Question(answer, gold)
         return Outcome(reply == "equal", "symbolic")
 
@@ -452,11 +471,20 @@ def _values(relation: Relation, *, loose: bool) -> list[str]:
     value = parts[exact]
     if first == 0 and not all(_may_be_equal(parts[0], part) for part in parts[: exact + 1]):
         return []
-    if exact + 1 < len(parts) and (u := parse(value)) and (v := parse(parts[-1])) and not (u.symbols or v.symbols):
-        x, y = evaluate(u), evaluate(v)
-        if x is not None and y is not None and abs(x - y) * 100 <= abs(x):
-            return [value, parts[-1]]
-    return [value]
+    if exact + 1 == len(parts):
+        return [value]
+    rounded = [_near(value, part) for part in parts[exact + 1 :]]
+    if all(rounded):
+        return [value, parts[-1]]
+    return [] if False in rounded else [value]
+
+
+def _near(exact: str, rounded: str) -> bool | None:
+    """Whether a constant can be a rounding of another (within 5 %); None when it is no constant."""
+    u, v = parse(exact), parse(rounded)
+    if u is None or v is None or u.symbols or v.symbols or (x := evaluate(u)) is None or (y := evaluate(v)) is None:
+        return None
+    return bool(abs(x - y) * 20 <= abs(x))
 
 
 def _sum_of_letters(text: str) -> bool:

@@ -150,7 +150,12 @@ class _Parser:
         return factors[0] if len(factors) == 1 else ("mul", *factors)
 
     def starts_factor(self, token: str) -> bool:
-        return token[0].isalnum() or token in ("(", "{", "[", "\\frac", "\\sqrt", "\\pi", "\\binom", "\\lfloor", "\\lceil") or token[0] == "\\" and token[1:] in _GREEK | _CALLS
+        return (
+            token[0].isalnum()
+            or token in ("(", "{", "[", "\\frac", "\\sqrt", "\\pi", "\\binom", "\\lfloor", "\\lceil")
+            or token[0] == "\\"
+            and token[1:] in _GREEK | _CALLS
+        )
 
     def factor(self) -> Node:
         base = self.atom()
@@ -304,7 +309,7 @@ class _Parser:
             if self.peek() == "^":
                 raise Unsupported("sin(x)^2 is ambiguous")
         else:  # \sin 2x, \ln 5: numbers and letters side by side
-            parts = []
+            parts: list[Node] = []
             while (token := self.peek()) and (token[0].isalnum() or token in ("\\pi", "\\frac", "\\sqrt") or token[1:] in _GREEK):
                 if parts and token in ("\\frac", "\\sqrt"):
                     break
@@ -567,7 +572,17 @@ def evaluate(expression: Expression, index: int = 0, names: frozenset[str] | Non
             if not _context.isfinite(value) or abs(value) > _context.mpf(10) ** 5000:
                 return None
             return value
-        except (_Skip, Unsupported, ZeroDivisionError, ValueError, OverflowError, RecursionError, TypeError, ArithmeticError, mpmath.libmp.NoConvergence):
+        except (
+            _Skip,
+            Unsupported,
+            ZeroDivisionError,
+            ValueError,
+            OverflowError,
+            RecursionError,
+            TypeError,
+            ArithmeticError,
+            mpmath.libmp.NoConvergence,
+        ):
             return None
 
 

@@ -21,6 +21,7 @@ from rlent.grading.normalise import closing, prepare
 TAIL = 20_000
 
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _PLACEHOLDER = re.compile(r"^[\s.…_?$]*$|^\\(?:text\{)?\s*(?:ldots|dots|cdots|quad|answer)\s*\}?\s*$|^\s*\\?(?:ldots|dots|cdots|quad)\s*$")
 _MINERVA = re.compile(r"final answer is:?\s*(.{1,2000}?)\.?\s*I hope (?:it|this) is correct", re.IGNORECASE | re.DOTALL)
 _BETWEEN = re.compile(r"^(?:[\s,;&.$]|\\[()\[\],;:! ]|\\q?quad\b|\\(?:text|mathrm)\s*\{[^{}]{0,10}\}|\band\b|\bor\b)*$")
@@ -32,13 +33,18 @@ _HASHES = re.compile(r"####[ \t]*([^\n]+)")
 _ANSWER_LINE = re.compile(r"answer\b[ \t]{0,4}\*{0,3}[ \t]{0,4}:[ \t]{0,4}\*{0,3}[ \t]{0,4}\n?([^\n]+)", re.IGNORECASE)
 _ANSWER_IS = re.compile(r"answer\s{1,4}is\s{0,4}:?\s{0,4}([^\n]{1,2000}(?:\n[^\n]{1,200})?)", re.IGNORECASE)
 
-_FORMULA = re.compile(r"\$\$((?:[^$\\]|\\.){1,2000}?)\$\$|\$((?:[^$\\\n]|\\.|\n(?!\n)){1,2000}?)\$|\\\[((?:[^\\]|\\[^\]]){1,2000}?)\\\]|\\\(((?:[^\\]|\\[^)]){1,2000}?)\\\)", re.DOTALL)
+_FORMULA = re.compile(
+    r"\$\$((?:[^$\\]|\\.){1,2000}?)\$\$|\$((?:[^$\\\n]|\\.|\n(?!\n)){1,2000}?)\$|\\\[((?:[^\\]|\\[^\]]){1,2000}?)\\\]|\\\(((?:[^\\]|\\[^)]){1,2000}?)\\\)",
+    re.DOTALL,
+)
 _NUMBER = re.compile(
     r"(?<![\w.\\])-?\$?(?:\\frac\s*\{\s*-?\d{1,20}\s*\}\s*\{\s*\d{1,20}\s*\}|\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\d,]*\d)|\d{1,200}(?!\d)(?:\.\d{1,200})?(?:[eE][-+]?\d{1,3})?(?:\s*/\s*\d{1,20}(?!\d))?)"
     r"(?:\s*(?:\\?%|percent(?:age)?\b))?"
 )
 _PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}(?![A-Za-z])")
-_CODE = re.compile(r"__|(?<!\\)\blambda\b|\bimport\b|\bexec\s*\(|\beval\s*\(|\bopen\s*\(|\bgetattr\s*\(|\bcompile\s*\(|\bos\.\w|\bsys\.\w|\bsubprocess\b|\bglobals\s*\(|\.write\s*\(")
+_CODE = re.compile(
+    r"__|(?<!\\)\blambda\b|\bimport\b|\bexec\s*\(|\beval\s*\(|\bopen\s*\(|\bgetattr\s*\(|\bcompile\s*\(|\bos\.\w|\bsys\.\w|\bsubprocess\b|\bglobals\s*\(|\.write\s*\("
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +72,12 @@ def boxes(text: str) -> list[_Box]:
     r"""Every complete, non-empty box, left to right, in one pass. Of a box in a box only the inner one counts."""
     closes: dict[int, int] = {}
     stack: list[int] = []
-    escaped = False
-    for i, ch in enumerate(text):
-        if escaped:
-            escaped = False
-        elif ch == "\\":
-            escaped = True
-        elif ch == "{":
-            stack.append(i)
-        elif ch == "}" and stack:
-            closes[stack.pop()] = i
+    first = text.find("\\boxed") if "\\fbox" not in text else 0
+    for m in _BRACE.finditer(text, max(first, 0)):
+        if m[0] == "{":
+            stack.append(m.start())
+        elif m[0] == "}" and stack:
+            closes[stack.pop()] = m.start()
     found: list[_Box] = []
     for m in _BOX.finditer(text):
         at = m.end()
@@ -122,7 +124,7 @@ def _tidy(text: str) -> str:
 def _reduce(text: str) -> str:
     """The value inside a sentence: `The largest $n$ is 34` to `34`; text without prose stays as it is."""
     text = _tidy(text)
-    if len(text) > 2000:
+    if len(text) > 2000 or code_shaped(text):
         return text
     for _ in range(4):
         outside = _FORMULA.sub(" ", text)
@@ -136,13 +138,13 @@ def _reduce(text: str) -> str:
                 continue
         formulas = [next(filter(None, m.groups())) for m in _FORMULA.finditer(text)]
         if formulas:
-            return formulas[-1].strip()
+            return str(formulas[-1].strip())
         numbers = [m[0].strip() for m in _NUMBER.finditer(text)]
         return numbers[0] if len(numbers) == 1 else text
     formulas = [next(filter(None, m.groups())) for m in _FORMULA.finditer(text)]
     outside = _FORMULA.sub(" ", text)
     if len(formulas) == 1 and _PROSE.search(outside):
-        return formulas[0].strip()
+        return str(formulas[0].strip())
     return text
 
 
@@ -183,7 +185,13 @@ def _anything(text: str) -> str | None:
     if code_shaped(text):
         return None
     stripped = text.strip()
-    if len(stripped) <= 200 and not _PROSE.search(stripped) and re.match(r"^[-+]?[\d.\\({\[|]", stripped) and "$" not in stripped and "\n" not in stripped:
+    if (
+        len(stripped) <= 200
+        and not _PROSE.search(stripped)
+        and re.match(r"^[-+]?[\d.\\({\[|]", stripped)
+        and "$" not in stripped
+        and "\n" not in stripped
+    ):
         return stripped
     spans: list[tuple[int, str]] = []
     covered: list[tuple[int, int]] = []

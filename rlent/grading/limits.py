@@ -7,6 +7,7 @@ the same on every machine; the deadline of the workers is for what they miss.
 
 from __future__ import annotations
 
+import math
 import re
 
 from rlent.grading.normalise import MAX_ANSWER
@@ -19,6 +20,8 @@ MAX_CELLS = 256
 
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _LONG_DIGITS = re.compile(rf"\d{{{MAX_DIGITS + 1}}}")
+_TOWER = re.compile(r"\d\s*\)?\s*\^\s*\{\s*\(?\s*(\d{1,4})\s*\)?\s*\^\s*\{?\s*\(?\s*(\d+)")  # 9^{9^9}
+_TOWER_OTHER = re.compile(r"\d\s*\^\s*\d+\s*\^|[)\d!]\s*\^\s*\{[^{}]*!")  # 9^9^9, 2^{n!}
 _GROUP = re.compile(r"\{[^{}]*\}|\([^()]*\)")
 _BIG = re.compile(r"\d{5,}|\d\s*\^|[!^].{0,80}[!^]", re.DOTALL)
 
@@ -84,7 +87,7 @@ def too_much(text: str) -> str | None:
             return "a tower of powers"
         if re.search(r"\^\s*(?:\{\s*-?\s*)?\(?\s*\d{5,}", text):
             return "a large exponent"
-        if re.search(r"\d\s*\^\s*\{\s*\(?\s*\d+\s*\)?\s*\^|\^\s*\{[^{}]*\d\s*\^\s*\{?\s*\d{2,}|\d\s*\^\s*\d+\s*\^|[)\d!]\s*\^\s*\{[^{}]*!", text):
+        if any(len(c) > 3 or int(c) * math.log10(max(int(b), 1) + 1) > 4 for b, c in _TOWER.findall(text)) or _TOWER_OTHER.search(text):
             return "a tower of numbers"
         if re.search(r"\^\s*\{(?:[^{}]|\{[^{}]*\})*(?:\d\s*\\(?:cdot|times)\s*)?10\s*\^\s*\{?\s*\d+", text):
             return "a tower of numbers"
@@ -104,7 +107,7 @@ def too_much(text: str) -> str | None:
             pieces = _bounds_of(text, command)
         if any(_BIG.search(piece) for piece in pieces):
             return "large bounds"
-    if len(re.findall(r"\\(?:sum|prod|int|iint|iiint|oint)(?![A-Za-z])", text)) > 4:
+    if len(re.findall(r"\\(?:sum|prod|int|iint|iiint|oint)(?![A-Za-z])", text)) > 2:
         return "too many sums or integrals"
     if re.search(r"\\sqrt\s*\[\s*[^\]]{0,20}?\d{4,}", text):
         return "a large root"

@@ -40,21 +40,21 @@ _SUBSCRIPT = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 _UNICODE_RE = re.compile("|".join(map(re.escape, _UNICODE)))
 
 
+_ODD_ASCII = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
+
+
+def _printable_character(m: re.Match[str]) -> str:
+    kind = unicodedata.category(m[0])
+    if kind in ("Zs", "Zl", "Zp"):
+        return " "
+    return "" if kind in ("Cc", "Cf", "Cs", "Co", "Cn") else m[0]
+
+
 def printable(text: str) -> str:
     """Without control characters, lone surrogates and zero-width characters; every kind of space is a space."""
-    out = []
-    for ch in text:
-        if ch in "\n\t":
-            out.append(ch)
-        elif " " <= ch <= "~":
-            out.append(ch)
-        else:
-            kind = unicodedata.category(ch)
-            if kind == "Zs" or kind in ("Zl", "Zp"):
-                out.append(" ")
-            elif kind not in ("Cc", "Cf", "Cs", "Co", "Cn"):
-                out.append(ch)
-    return "".join(out)
+    text = _ODD_ASCII.sub("", text)
+    return text if text.isascii() else _NOT_ASCII.sub(_printable_character, text)
 
 
 def to_latex(text: str) -> str:
@@ -143,16 +143,61 @@ _RENAME = {
     "dots": "ldots", "cdots": "ldots", "dotsc": "ldots", "dotsb": "ldots", "land": "wedge", "lor": "vee", "to": "to", "rightarrow": "to",
     "isin": "in", "arctg": "arctan", "tg": "tan", "ctg": "cot", "cosec": "csc", "infin": "infty", "backslash": "setminus", "simeq": "approx",
 }  # fmt: skip
-_TEXT = re.compile(r"\\(text|textbf|textit|textrm|textsf|textnormal|texttt|mathrm|mathbf|mathit|mathsf|mathtt|mbox|hbox|operatorname\*?|rm|bf|boldsymbol|bm|emph)\s*\{")
-_FUNCTIONS = ("arcsin", "arccos", "arctan", "arccot", "sinh", "cosh", "tanh", "sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "exp", "max", "min", "gcd", "lcm", "det")
+_TEXT = re.compile(
+    r"\\(text|textbf|textit|textrm|textsf|textnormal|texttt|mathrm|mathbf|mathit|mathsf|mathtt|mbox|hbox|operatorname\*?|rm|bf|boldsymbol|bm|emph)\s*\{"
+)
+_FUNCTIONS = (
+    "arcsin",
+    "arccos",
+    "arctan",
+    "arccot",
+    "sinh",
+    "cosh",
+    "tanh",
+    "sin",
+    "cos",
+    "tan",
+    "cot",
+    "sec",
+    "csc",
+    "log",
+    "ln",
+    "exp",
+    "max",
+    "min",
+    "gcd",
+    "lcm",
+    "det",
+)
 _PLAIN_FUNCTION = re.compile(r"(?<![\\A-Za-z])(" + "|".join(_FUNCTIONS) + r")(?=\s*[\(\^_]|\s+[A-Za-z0-9\\]|\\)")
-_PLAIN_WORDS = {"pi": r"\pi ", "infinity": r"\infty ", "infty": r"\infty ", "inf": r"\infty ", "oo": r"\infty ", "theta": r"\theta ", "alpha": r"\alpha ", "beta": r"\beta "}
+_PLAIN_WORDS = {
+    "pi": r"\pi ",
+    "infinity": r"\infty ",
+    "infty": r"\infty ",
+    "inf": r"\infty ",
+    "oo": r"\infty ",
+    "theta": r"\theta ",
+    "alpha": r"\alpha ",
+    "beta": r"\beta ",
+}
 _PLAIN_WORD_RE = re.compile(r"(?<![\\A-Za-z])(" + "|".join(_PLAIN_WORDS) + r")(?![A-Za-z])")
 _JOIN = re.compile(r"^[\s,;]*(?:and|or|und|oder|et|ou)[\s,;]*$", re.IGNORECASE)
 _SEPARATOR_WORD = re.compile(r"(?<![\\A-Za-z])(?:,\s*)?(?:and|or)(?![A-Za-z])")
 _PERCENT = re.compile(r"(?:\\?%|(?<![A-Za-z])(?:percentage(?:\s+points?)?|percent|per\s?cent|pct)\b\.?)\s*$", re.IGNORECASE)
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:(?:,\d{3})+|(?: \d{3})+)(?![\d])(?!,\d)")
-_NUMBER_WORDS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "twelve": 12, "sixteen": 16}
+_NUMBER_WORDS = {
+    "two": 2,
+    "three": 3,
+    "four": 4,
+    "five": 5,
+    "six": 6,
+    "seven": 7,
+    "eight": 8,
+    "nine": 9,
+    "ten": 10,
+    "twelve": 12,
+    "sixteen": 16,
+}
 _SCALE = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 
 _UNITS: dict[str, tuple[str, Fraction]] = {}

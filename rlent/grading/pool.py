@@ -1,13 +1,14 @@
 """Worker processes for the symbolic step, and the loop that feeds them.
 
 Each worker is a fresh interpreter over a pipe of its own, one question in flight; the parent holds the clock, kills what
-is late and starts another. Workers are started when the first question comes, are not daemons of `multiprocessing` and do
+is late and starts another. Late is measured in processor time of the worker where the system tells it, so that verdicts do
+not depend on what else the machine does; by the clock a worker gets `PATIENCE` times as long. Workers are started when the first question comes, are not daemons of `multiprocessing` and do
 not import the caller's main module, so this works from scripts without a main guard, threads, asyncio, pytest-xdist and
 processes that are themselves children. They end when the pipe closes, when the parent is gone, or by their own limits.
 
 Hostile questions must not hold up a batch. Two rounds: in the first every question has a short slice of processor
-time; what does not finish waits, and in the second round all that wait share one overtime of `timeout` seconds. So a batch
-takes at most about one deadline longer, however many of its questions never end, and ordinary questions, which
+time; what does not finish waits, and in the second round all that wait share an overtime of `timeout` seconds per worker. So a
+batch takes at most about one deadline longer, however many of its questions never end, and ordinary questions, which
 take milliseconds, are never cut short by their neighbours.
 """
 
@@ -30,6 +31,7 @@ from typing import Any
 
 from rlent.errors import GraderError
 from rlent.grading.equality import Outcome, Question, Reply
+from rlent.grading.worker import PATIENCE
 
 START_LIMIT = 60.0  # seconds for a worker to import and report
 RECYCLE = 5_000  # questions
@@ -58,22 +60,49 @@ class _Worker:
         self.ready = False
         self.task: _Task | None = None
         self.done = 0
-        self.sent = 0.0
+        self.sent = self.begun = 0.0
+        self.limit = START_LIMIT
         self.due = time.monotonic() + START_LIMIT
 
     def give(self, task: _Task, soft: float, hard: float) -> None:
-        self.task, self.sent = task, time.monotonic()
+        self.task, self.sent, self.limit = task, time.monotonic(), hard
+        self.begun = self.processor() or 0.0
         self.due = self.sent + hard
         message = {"answer": task.question.answer, "gold": task.question.gold, "soft": soft, "hard": hard}
         with contextlib.suppress(OSError):  # a dead worker is found when its pipe is read
             self.pipe.send_bytes(json.dumps(message).encode())
 
-    def read(self) -> str | None:
-        """The reply, or None when the worker is gone."""
+    def processor(self) -> float | None:
+        """Seconds of processor time of the child so far, None where the system does not tell."""
         try:
-            return str(json.loads(self.pipe.recv_bytes())["reply"])
-        except (EOFError, OSError, ValueError, KeyError):
+            with open(f"/proc/{self.process.pid}/stat", "rb") as f:
+                fields = f.read().rpartition(b")")[2].split()
+            return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        except (OSError, IndexError, ValueError):
             return None
+
+    def spent(self, now: float) -> float:
+        """Seconds the question in flight has had: of the processor, or of the clock."""
+        used = self.processor()
+        return now - self.sent if used is None else max(used - self.begun, (now - self.sent) / PATIENCE)
+
+    def late(self, now: float) -> bool:
+        """Whether to give up on the worker; otherwise `due` is moved."""
+        if now < self.due:
+            return False
+        if self.task is None:
+            return True
+        left = self.limit - self.spent(now)
+        self.due = now + max(left, 0.01)
+        return left <= 0.01
+
+    def read(self) -> tuple[str | None, float]:
+        """(reply, seconds of processor time); the reply is None when the worker is gone."""
+        try:
+            message = json.loads(self.pipe.recv_bytes())
+            return str(message["reply"]), float(message["seconds"])
+        except (EOFError, OSError, ValueError, KeyError):
+            return None, 0.0
 
     def end(self) -> None:
         with contextlib.suppress(OSError):
@@ -87,8 +116,8 @@ class _Worker:
 @dataclass(slots=True)
 class _Task:
     question: Question
-    spent: float = 0.0
-    waiting: Sequence[int] = ()
+    spent: float = 0.0  # processor seconds so far
+    granted: float = 0.0  # overtime
 
 
 def _end_all(workers: list[_Worker], owner: int) -> None:
@@ -142,55 +171,57 @@ class Pool:
 
     def _serve(self, batch: _Batch) -> None:
         late: deque[_Task] = deque()
-        overtime: float | None = None  # when the second round ends
+        overtime = self.timeout * self.size  # processor seconds for the second round
         while True:
-            if not batch.fresh and not any(worker.task for worker in self._workers) and late and overtime is None:
-                overtime = time.monotonic() + self.timeout
-            if overtime is not None and time.monotonic() >= overtime - 0.05:
-                while late:
-                    batch.answer(late.popleft(), "timeout")
             busy = sum(worker.task is not None for worker in self._workers)
             if not batch.fresh and not late and not busy:
                 return
             wanted = min(self.size, busy + len(batch.fresh) + len(late))
             while len(self._workers) < wanted:
                 self._workers.append(_Worker())
-            now = time.monotonic()
             for worker in self._workers:
                 if worker.ready and worker.task is None:
                     if batch.fresh:
-                        worker.give(batch.fresh.popleft(), self.slice, self.timeout if batch.killed == 0 else min(self.timeout, 2 * self.slice + 0.2))
-                    elif late and overtime is not None:
+                        worker.give(
+                            batch.fresh.popleft(),
+                            self.slice,
+                            self.timeout if batch.killed == 0 else min(self.timeout, 2 * self.slice + 0.2),
+                        )
+                    elif late and not any(other.task is not None and other.task.spent == 0.0 for other in self._workers):
                         task = late.popleft()
-                        left = min(self.timeout - task.spent, overtime - now)
+                        left = min(self.timeout - task.spent, overtime)
                         if left <= 0.05:
                             batch.answer(task, "timeout")
                             continue
+                        overtime -= left
+                        task.granted = left
                         worker.give(task, left, left)
-            self._listen(batch, late)
+            overtime += self._listen(batch, late)
 
-    def _listen(self, batch: _Batch, late: deque[_Task]) -> None:
-        """Wait for a reply or for somebody to be late; handle both."""
+    def _listen(self, batch: _Batch, late: deque[_Task]) -> float:
+        """Wait for a reply or for somebody to be late; handle both. Returns the overtime that was granted and not used."""
         waiting = [worker for worker in self._workers if worker.task is not None or not worker.ready]
+        saved = 0.0
         if not waiting:
-            return
+            return saved
         pause = max(0.0, min(worker.due for worker in waiting) - time.monotonic())
         heard = set(map(id, wait([worker.pipe for worker in waiting], timeout=pause)))
         now = time.monotonic()
         for worker in waiting:
             if id(worker.pipe) in heard:
-                self._hear(worker, batch, late, now)
-            elif now >= worker.due:
-                task = worker.task
+                saved += self._hear(worker, batch, late)
+            elif worker.late(now):
+                task, spent = worker.task, worker.spent(now)
                 self._replace(worker)
                 if task is None:
                     self._failed("a worker did not start in time")
                 else:
                     batch.killed += 1
-                    self._postpone(task, batch, late, now - worker.sent)
+                    self._postpone(task, batch, late, spent)
+        return saved
 
-    def _hear(self, worker: _Worker, batch: _Batch, late: deque[_Task], now: float) -> None:
-        reply = worker.read()
+    def _hear(self, worker: _Worker, batch: _Batch, late: deque[_Task]) -> float:
+        reply, seconds = worker.read()
         task = worker.task
         if task is None:
             if reply == "ready":
@@ -199,28 +230,30 @@ class Pool:
                 code = worker.process.poll()
                 self._replace(worker)
                 self._failed(f"a worker ended before it was ready (exit code {code})")
-            return
+            return 0.0
         worker.task = None
         worker.done += 1
         if reply is None or reply == "memory":
             self._replace(worker)
-            batch.answer(task, "crash", now - worker.sent)
-            return
+            batch.answer(task, "crash", seconds)
+            return 0.0
+        saved = max(0.0, task.granted - seconds)
         if reply == "timeout":
-            self._postpone(task, batch, late, now - worker.sent)
+            self._postpone(task, batch, late, seconds)
         else:
-            batch.answer(task, reply, now - worker.sent)  # type: ignore[arg-type]
+            batch.answer(task, reply, seconds)  # type: ignore[arg-type]
         if worker.done >= RECYCLE:
             self._replace(worker)
+        return saved
 
     def _postpone(self, task: _Task, batch: _Batch, late: deque[_Task], seconds: float) -> None:
         """To the second round, or to the end of its time."""
         first = task.spent == 0.0
-        task.spent += seconds
+        task.spent += max(seconds, 1e-3)
         if first and task.spent < self.timeout - 0.05:
             late.append(task)
         else:
-            batch.answer(task, "timeout", 0.0)
+            batch.answer(task, "timeout")
 
     def _failed(self, why: str) -> None:
         self._failures += 1

@@ -62,7 +62,18 @@ Structure = Plain | Series | Tuple_ | Union_ | Matrix | Relation | Ratio
 _LEX = re.compile(r"\\(?:begin|end)\{[A-Za-z*]{1,20}\}|\\[A-Za-z]+|\\.|.", re.DOTALL)
 _OPENING = {"(", "[", "{", "\\{", "\\langle", "\\lfloor", "\\lceil"}
 _CLOSING = {")", "]", "}", "\\}", "\\rangle", "\\rfloor", "\\rceil"}
-_RELATIONS = {"=": "=", "<": "<", ">": ">", "\\le": "<=", "\\ge": ">=", "\\ne": "!=", "\\approx": "~", "\\in": "in", "\\equiv": "=", "\\sim": "~"}
+_RELATIONS = {
+    "=": "=",
+    "<": "<",
+    ">": ">",
+    "\\le": "<=",
+    "\\ge": ">=",
+    "\\ne": "!=",
+    "\\approx": "~",
+    "\\in": "in",
+    "\\equiv": "=",
+    "\\sim": "~",
+}
 _MATRIX = re.compile(r"^\\begin\{(pmatrix|bmatrix|Bmatrix|matrix|smallmatrix|array)\}(?:\s*\{[lcr| ]*\})?(.*)\\end\{\1\}$", re.DOTALL)
 
 
@@ -211,7 +222,9 @@ def is_name(text: str) -> bool:
 def is_function_name(text: str) -> bool:
     """A name that only says "the function": `y`, `f(x)`, `g(x, y)`, `f^{-1}(x)`; never `f(2)`."""
     bare = text.replace(" ", "")
-    return bare == "y" or re.fullmatch(r"(?:[A-Za-z]|\\[A-Za-z]+)(?:_\{?\w+\}?)?(?:\^\{-1\}|')*\([A-Za-z](?:,[A-Za-z])*\)", bare) is not None
+    return (
+        bare == "y" or re.fullmatch(r"(?:[A-Za-z]|\\[A-Za-z]+)(?:_\{?\w+\}?)?(?:\^\{-1\}|')*\([A-Za-z](?:,[A-Za-z])*\)", bare) is not None
+    )
 
 
 def braces_balanced(text: str) -> bool:
@@ -227,4 +240,19 @@ def braces_balanced(text: str) -> bool:
     return depth == 0
 
 
-__all__ = ["Matrix", "Plain", "Ratio", "Relation", "Series", "Structure", "Tuple_", "Union_", "braces_balanced", "closing", "is_function_name", "is_name", "split_top", "structure"]
+__all__ = [
+    "Matrix",
+    "Plain",
+    "Ratio",
+    "Relation",
+    "Series",
+    "Structure",
+    "Tuple_",
+    "Union_",
+    "braces_balanced",
+    "closing",
+    "is_function_name",
+    "is_name",
+    "split_top",
+    "structure",
+]

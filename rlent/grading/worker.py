@@ -10,7 +10,7 @@ nothing a model wrote can hold it, keep it or use it:
   string can not become code whatever a library does with it.
 
 Message: {"answer", "gold", "soft", "hard"} (LaTeX; seconds). Reply: {"reply": equal | different | unparsed |
-gold_unparsed | timeout | memory}.
+gold_unparsed | timeout | memory, "seconds": processor time}.
 """
 
 from __future__ import annotations
@@ -23,14 +23,42 @@ import re
 import signal
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
 from functools import lru_cache
 from multiprocessing.connection import Connection
 from types import FrameType
 from typing import Any
 
 MEMORY = 2 << 30  # bytes of address space
+PATIENCE = 4  # on a crowded machine a question may take this many times its limit by the clock, if the processor was not given to it
 _CHECK_DIGITS = 30
-_FORBIDDEN = ("compile", "os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.kill", "subprocess.", "socket.", "shutil.", "os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.chmod", "os.chown", "os.truncate", "urllib.", "ctypes.dlopen", "ftplib.", "http.")
+_FORBIDDEN = (
+    "compile",
+    "os.system",
+    "os.exec",
+    "os.fork",
+    "os.forkpty",
+    "os.posix_spawn",
+    "os.spawn",
+    "os.kill",
+    "subprocess.",
+    "socket.",
+    "shutil.",
+    "os.remove",
+    "os.rename",
+    "os.mkdir",
+    "os.rmdir",
+    "os.link",
+    "os.symlink",
+    "os.chmod",
+    "os.chown",
+    "os.truncate",
+    "urllib.",
+    "ctypes.dlopen",
+    "ftplib.",
+    "http.",
+)
 
 _FIRST = (r"\frac{1}{2}", r"x^{2}+1", r"\sqrt{2}", r"(-\infty,1)\cup[2,3)")
 # The parser learns its grammar as it reads: a form is 10 to 100 times slower the first time. These are read while nothing else is asked.
@@ -44,6 +72,10 @@ class OutOfTime(BaseException):
     """The soft limit. Not an `Exception`, so that no library swallows it."""
 
 
+# Library code that writes Python out of numbers and names of its own, never out of an expression.
+_GENERATORS = ("/sympy/polys/monomials.py", "/collections/__init__.py", "/dataclasses.py")
+
+
 def _limit() -> None:
     import resource
 
@@ -55,7 +87,7 @@ def _limit() -> None:
 
 
 def _limit_processor(seconds: float) -> None:
-    """Seconds of processor time from now on; what is over it is killed by the system."""
+    """Seconds of processor time from now on, rounded up; what is over it is killed by the system."""
     import resource
 
     used = resource.getrusage(resource.RUSAGE_SELF)
@@ -68,12 +100,17 @@ def _limit_processor(seconds: float) -> None:
 def _guard(event: str, args: tuple[Any, ...]) -> None:
     if event == "open":
         mode, flags = args[1], args[2]
-        if (isinstance(mode, str) and any(ch in mode for ch in "wax+")) or (isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)):
+        if (isinstance(mode, str) and any(ch in mode for ch in "wax+")) or (
+            isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        ):
             raise PermissionError("a grader worker does not write")
     elif event == "compile":
         if args[0] is not None:  # source text; a module that is imported late comes with its file name
             name = args[1]
-            if not (isinstance(name, (str, bytes)) and os.path.isabs(os.fsdecode(name)) and os.path.isfile(name)):
+            caller = sys._getframe(1).f_code.co_filename.replace(os.sep, "/")
+            if not caller.endswith(_GENERATORS) and not (
+                isinstance(name, (str, bytes)) and os.path.isabs(os.fsdecode(name)) and os.path.isfile(name)
+            ):
                 raise PermissionError("a grader worker does not compile text")
     elif event.startswith(_FORBIDDEN):
         raise PermissionError(f"a grader worker does not use {event}")
@@ -99,6 +136,7 @@ class Checker:
     """math-verify on single answers, with the checks it lacks."""
 
     def __init__(self) -> None:
+        import sympy.physics.units  # noqa: F401  (imported late by `simplify`, and it builds its tables from strings)
         from latex2sympy2_extended import latex2sympy2
 
         latex2sympy2._Latex2Sympy.parse_number = _read_number
@@ -110,7 +148,9 @@ class Checker:
         self.parsed = lru_cache(maxsize=2048)(self._parsed)
 
     def _parsed(self, text: str) -> Any:
-        found = self._parse(rf"\boxed{{{text}}}", self._config, fallback_mode="no_fallback", extraction_mode="first_match", parsing_timeout=None)
+        found = self._parse(
+            rf"\boxed{{{text}}}", self._config, fallback_mode="no_fallback", extraction_mode="first_match", parsing_timeout=None
+        )
         return found[0] if found else None
 
     def __call__(self, answer: str, gold: str) -> str:
@@ -179,12 +219,12 @@ def serve(connection: Connection) -> None:
     sys.addaudithook(_guard)
     signal.signal(signal.SIGVTALRM, _out_of_time)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    connection.send_bytes(b'{"reply": "ready"}')
-    exercise = iter(_EXERCISE)
+    connection.send_bytes(b'{"reply": "ready", "seconds": 0}')
+    exercise: Iterator[str] = iter(_EXERCISE)
     while True:
         while not connection.poll(0.0):
-            if (sample := next(exercise, None)) is not None:
-                answer_one(checker, {"answer": sample, "gold": sample})
+            if (known := next(exercise, None)) is not None:
+                answer_one(checker, {"answer": known, "gold": known})
             elif connection.poll(2.0):
                 break
             elif os.getppid() != parent:
@@ -192,8 +232,9 @@ def serve(connection: Connection) -> None:
         message = json.loads(connection.recv_bytes())
         soft, hard = float(message["soft"]), float(message["hard"])
         _limit_processor(hard)
-        signal.setitimer(signal.ITIMER_REAL, hard + 1.0)
+        signal.setitimer(signal.ITIMER_REAL, PATIENCE * hard + 1.0)
         reply = "timeout"
+        begun = time.process_time()
         try:
             signal.setitimer(signal.ITIMER_VIRTUAL, soft, 0.1)  # again every 0.1 s, should a library swallow the first
             try:
@@ -203,7 +244,7 @@ def serve(connection: Connection) -> None:
         except OutOfTime:
             signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        connection.send_bytes(json.dumps({"reply": reply}).encode())
+        connection.send_bytes(json.dumps({"reply": reply, "seconds": time.process_time() - begun}).encode())
         if reply == "memory":
             return
 

@@ -67,7 +67,7 @@ def pass_at_k(n: Numbers, c: Numbers, k: int) -> Float[np.ndarray, " *P"]:
     value = np.empty(n_.shape)
     for samples in np.unique(n_):
         factors = 1 - k / np.arange(samples, 0, -1, dtype=np.float64)
-        none_right = np.concatenate([[1.0], np.cumprod(factors.clip(min=0))])  # by c = 0 ... n
+        none_right = np.concatenate([[1.0], np.cumprod(factors)])  # by c = 0 ... n; exactly 0 from i = k on
         here = n_ == samples
         value[here] = 1 - none_right[c_[here]]
     return value

@@ -47,7 +47,7 @@ class Rows:
         self.trained: Bools = np.ones(len(self.of), dtype=bool) if train is None else train.astype(bool)[self.of]
 
     def _ordered(self, value: Tensor) -> Tensor:
-        return value.detach().cpu()
+        return value.detach().cpu()[self.order]
 
     def token(self, name: str) -> Floats | None:
         value = self.batch.get(name)
@@ -257,7 +257,7 @@ def _reward(rows: Rows) -> dict[str, float]:
         key = f"reward/{name.removeprefix('reward_')}"
         per_row, per_token = rows.row(name), rows.token(name)
         if per_token is not None:
-            per_row = np.bincount(rows.of, weights=per_token, minlength=len(rows.tokens))
+            per_row = np.bincount(rows.of, weights=per_token, minlength=len(rows.tokens)).astype(np.float64)
         if key not in _NAMED_REWARDS:
             _put(found, key, per_row)
     reward, correct, groups = rows.row("reward"), rows.row("correct"), _groups(rows)

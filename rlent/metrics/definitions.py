@@ -63,7 +63,12 @@ _TABLE = [
     ),
     Metric("entropy/adv_neg", "nats", "mean entropy of trained tokens with a negative advantage", "read beside entropy/adv_pos"),
     Metric("entropy/correct", "nats", "mean entropy over the tokens of correct responses", "usually below entropy/wrong"),
-    Metric("entropy/wrong", "nats", "mean entropy over the tokens of wrong responses", "falling with entropy/correct: the model gets certain of its mistakes"),
+    Metric(
+        "entropy/wrong",
+        "nats",
+        "mean entropy over the tokens of wrong responses",
+        "falling with entropy/correct: the model gets certain of its mistakes",
+    ),
     Metric(
         "entropy/first",
         "nats",
@@ -71,16 +76,30 @@ _TABLE = [
         "where plans are chosen: the first third usually falls first",
     ),
     Metric("entropy/mid", "nats", "mean entropy in the middle third of each response", "read beside entropy/first"),
-    Metric("entropy/last", "nats", "mean entropy in the last third of each response (3 t >= 2 L)", "high: the model does not know how to end"),
+    Metric(
+        "entropy/last", "nats", "mean entropy in the last third of each response (3 t >= 2 L)", "high: the model does not know how to end"
+    ),
     Metric(
         "entropy/update",
         "nats",
         "mean entropy of trained tokens as the updates saw it, over all minibatches of the step",
         "below entropy/mean: the step itself spends entropy while it goes through its minibatches",
     ),
-    Metric("entropy/after", "nats", "token mean of the entropy on the ledger's rows after the updates", "minus the value before: ledger/measured"),
-    Metric("entropy_t1/mean", "nats", "entropy/mean at temperature 1, where sampling uses another temperature", "comparable between sampling temperatures"),
-    Metric("entropy_t1/seq_mean", "nats", "entropy/seq_mean at temperature 1", "the published definition when sampling is not at temperature 1"),
+    Metric(
+        "entropy/after",
+        "nats",
+        "token mean of the entropy on the ledger's rows after the updates",
+        "minus the value before: ledger/measured",
+    ),
+    Metric(
+        "entropy_t1/mean",
+        "nats",
+        "entropy/mean at temperature 1, where sampling uses another temperature",
+        "comparable between sampling temperatures",
+    ),
+    Metric(
+        "entropy_t1/seq_mean", "nats", "entropy/seq_mean at temperature 1", "the published definition when sampling is not at temperature 1"
+    ),
     Metric(
         "entropy/sampler",
         "nats",
@@ -126,13 +145,28 @@ _TABLE = [
         "hard prompts: usually the smallest of the three",
     ),
     Metric("cov/acc_mid", "nats", "the same over prompts with accuracy from 1/3 to 2/3", "read beside cov/acc_low and cov/acc_high"),
-    Metric("cov/acc_high", "nats", "the same over prompts with accuracy above 2/3", "easy prompts: usually the largest, entropy is spent on them"),
+    Metric(
+        "cov/acc_high",
+        "nats",
+        "the same over prompts with accuracy above 2/3",
+        "easy prompts: usually the largest, entropy is spent on them",
+    ),
     # ---- advantage, reward, groups ----
     Metric("adv/mean", "advantage", "mean advantage over trained tokens", "away from 0 when long and short responses differ in reward"),
     Metric("adv/std", "advantage", "standard deviation (population) of the advantage over trained tokens", "near 0: little to learn from"),
     Metric("adv/max", "advantage", "largest absolute advantage over trained tokens", "sets the largest step a token can take"),
-    Metric("adv/zero", "share", "share of trained tokens with advantage exactly 0", "high: most groups are all right or all wrong, and the batch is wasted"),
-    Metric("reward/mean", "reward", "mean total reward over responses", "what is maximised; compare with correct/mean when there are several rewards"),
+    Metric(
+        "adv/zero",
+        "share",
+        "share of trained tokens with advantage exactly 0",
+        "high: most groups are all right or all wrong, and the batch is wasted",
+    ),
+    Metric(
+        "reward/mean",
+        "reward",
+        "mean total reward over responses",
+        "what is maximised; compare with correct/mean when there are several rewards",
+    ),
     Metric("reward/std", "reward", "standard deviation (population) of the total reward over responses", "0: nothing to learn"),
     Metric(
         "reward/<name>",
@@ -147,7 +181,9 @@ _TABLE = [
         "share of prompts with at least one correct response among the step's: pass@G on the training prompts",
         "falling while correct/mean rises: diversity is being traded for accuracy",
     ),
-    Metric("group/zero", "share", "share of prompts whose responses all have the same reward", "these give no gradient under a group baseline"),
+    Metric(
+        "group/zero", "share", "share of prompts whose responses all have the same reward", "these give no gradient under a group baseline"
+    ),
     Metric("group/all_correct", "share", "share of prompts with only correct responses", "high: the data is too easy"),
     Metric("group/none_correct", "share", "share of prompts without a correct response", "high: the data is too hard"),
     Metric("group/count", "count", "prompts in the step", "fixed by the sampler unless groups are dropped"),
@@ -158,11 +194,21 @@ _TABLE = [
         "q10 at 0 and q90 at 1: prompts are either solved or hopeless",
     ),
     # ---- length, end, grader ----
-    Metric("length/mean", "tokens", "mean response length, end-of-text included", "growing with accuracy: longer reasoning; growing alone: rambling"),
+    Metric(
+        "length/mean",
+        "tokens",
+        "mean response length, end-of-text included",
+        "growing with accuracy: longer reasoning; growing alone: rambling",
+    ),
     Metric("length/max", "tokens", "longest response", "at the budget: responses are cut"),
     Metric("length/correct", "tokens", "mean length of correct responses", "read beside length/wrong"),
     Metric("length/wrong", "tokens", "mean length of wrong responses", "much above length/correct: failures ramble into the limit"),
-    Metric("finish/cut", "share", "share of responses cut at the token budget", "above a few percent: raise sampler.max_tokens or look for loops"),
+    Metric(
+        "finish/cut",
+        "share",
+        "share of responses cut at the token budget",
+        "above a few percent: raise sampler.max_tokens or look for loops",
+    ),
     Metric("finish/empty", "share", "share of responses with no token but end-of-text", "above 0: the model has learnt to say nothing"),
     Metric(
         "grader/<status>",
@@ -171,9 +217,16 @@ _TABLE = [
         "no_answer: the format is not learnt; timeout, limit or crash: look at samples.jsonl; gold_unparsed: fix the data",
     ),
     # ---- sampler and trainer ----
-    Metric("mismatch/mean", "nats", "mean |old_logp - sampler_logp| over tokens", "numerical noise: 1e-6 in fp32, 1e-2 in bf16; larger: stale weights or another temperature"),
+    Metric(
+        "mismatch/mean",
+        "nats",
+        "mean |old_logp - sampler_logp| over tokens",
+        "numerical noise: 1e-6 in fp32, 1e-2 in bf16; larger: stale weights or another temperature",
+    ),
     Metric("mismatch/max", "nats", "largest |old_logp - sampler_logp|", "above 1: some tokens were sampled from another distribution"),
-    Metric("mismatch/k1", "nats", "mean of sampler_logp - old_logp: estimate of KL(sampler || trainer), unbiased, of either sign", "near 0"),
+    Metric(
+        "mismatch/k1", "nats", "mean of sampler_logp - old_logp: estimate of KL(sampler || trainer), unbiased, of either sign", "near 0"
+    ),
     Metric(
         "mismatch/k3",
         "nats",
@@ -190,23 +243,45 @@ _TABLE = [
     ),
     Metric("sampler/kept", "share", "share of drawn prompts that the sampler kept", "low: much generation is thrown away"),
     Metric("sampler/rounds", "count", "rounds of generation the step needed", "at sampler.rounds the run stops with an error"),
-    Metric("sampler/nll", "nats", "mean -log p of all sampled tokens, those of discarded prompts included, as the engine reports it", "entropy on all prompts, estimated"),
+    Metric(
+        "sampler/nll",
+        "nats",
+        "mean -log p of all sampled tokens, those of discarded prompts included, as the engine reports it",
+        "entropy on all prompts, estimated",
+    ),
     Metric("sampler/correct", "share", "share of correct responses, those of discarded prompts included", "accuracy on all prompts"),
     # ---- selections ----
-    Metric("select/<node>/share", "share", "share of trained tokens that <node> selected", "the option asked for it; at a floor of one token it is larger"),
+    Metric(
+        "select/<node>/share",
+        "share",
+        "share of trained tokens that <node> selected",
+        "the option asked for it; at a floor of one token it is larger",
+    ),
     Metric(
         "select/<node>/pos",
         "share",
         "share of positive advantages among the tokens that <node> selected",
         "below 0.5: it softens the push-down of unlikely tokens in bad responses more than the push-up of likely ones",
     ),
-    Metric("select/<node>/prob", "probability", "mean probability, when the step began, of the tokens that <node> selected", "low: it acts on rare tokens"),
-    Metric("select/<node>/entropy", "nats", "mean entropy, when the step began, of the tokens that <node> selected", "high: it acts on forks"),
+    Metric(
+        "select/<node>/prob",
+        "probability",
+        "mean probability, when the step began, of the tokens that <node> selected",
+        "low: it acts on rare tokens",
+    ),
+    Metric(
+        "select/<node>/entropy", "nats", "mean entropy, when the step began, of the tokens that <node> selected", "high: it acts on forks"
+    ),
     # ---- updates ----
     Metric("ratio/mean", "ratio", "mean exp(logp - old_logp) over trained tokens of all updates", "1 on policy"),
     Metric("ratio/min", "ratio", "smallest exp(logp - old_logp)", "far below 1: some token was pushed down hard within the step"),
     Metric("ratio/max", "ratio", "largest exp(logp - old_logp)", "far above 1: unclipped losses (KL-Cov) can run away here"),
-    Metric("kl/k1", "nats", "mean of old_logp - logp over trained tokens of all updates: estimate of KL(old || new), of either sign", "how far updates move"),
+    Metric(
+        "kl/k1",
+        "nats",
+        "mean of old_logp - logp over trained tokens of all updates: estimate of KL(old || new), of either sign",
+        "how far updates move",
+    ),
     Metric(
         "kl/k3",
         "nats",
@@ -219,12 +294,29 @@ _TABLE = [
         "share of trained tokens with an advantage whose loss has no gradient (pull = 0 and adv != 0), over all updates",
         "0 in the first minibatch; above 0.3: most of the batch no longer teaches",
     ),
-    Metric("clip/high", "share", "the part of clip/share with positive advantage", "tokens that already rose enough; clip-higher lowers it"),
+    Metric(
+        "clip/high", "share", "the part of clip/share with positive advantage", "tokens that already rose enough; clip-higher lowers it"
+    ),
     Metric("clip/low", "share", "the part of clip/share with negative advantage", "tokens that already fell enough"),
-    Metric("gate/open", "share", "share of trained tokens whose gate lets the gradient through", "far below 1: a gating method silences much of the batch"),
-    Metric("weight/mean", "weight", "mean weight of trained tokens after all shapes, over all updates", "away from 1 the effective learning rate changes"),
+    Metric(
+        "gate/open",
+        "share",
+        "share of trained tokens whose gate lets the gradient through",
+        "far below 1: a gating method silences much of the batch",
+    ),
+    Metric(
+        "weight/mean",
+        "weight",
+        "mean weight of trained tokens after all shapes, over all updates",
+        "away from 1 the effective learning rate changes",
+    ),
     Metric("weight/zero", "share", "share of trained tokens with weight 0, over all updates", "tokens that shapes silence"),
-    Metric("weight/step", "weight", "mean weight of trained tokens after the shapes that act once a step", "away from 1 the effective learning rate changes"),
+    Metric(
+        "weight/step",
+        "weight",
+        "mean weight of trained tokens after the shapes that act once a step",
+        "away from 1 the effective learning rate changes",
+    ),
     Metric(
         "pull/abs",
         "per token",
@@ -232,19 +324,51 @@ _TABLE = [
         "on the scale of a token mean",
         "the size of the push on log-probabilities; to 0 when nothing is left to learn",
     ),
-    Metric("pull/pos", "share", "share of sum |pull| that raises log-probabilities", "far above 0.5 sharpens the policy, far below flattens it"),
-    Metric("pull/silenced", "share", "share of trained tokens that the loss alone would push and the objective does not", "what shapes took out of the update"),
-    Metric("loss/token_mean", "loss", "mean policy loss per trained token before weights and gates, over all updates", "not a measure of progress in RL"),
-    Metric("loss/policy", "loss", "the policy's term of the objective (weighted and aggregated as the recipe says), mean over updates", "not a measure of progress in RL"),
-    Metric("loss/<name>", "loss", "the term <name> of the objective before its coefficient, mean over updates", "for an entropy bonus: minus an entropy"),
+    Metric(
+        "pull/pos", "share", "share of sum |pull| that raises log-probabilities", "far above 0.5 sharpens the policy, far below flattens it"
+    ),
+    Metric(
+        "pull/silenced",
+        "share",
+        "share of trained tokens that the loss alone would push and the objective does not",
+        "what shapes took out of the update",
+    ),
+    Metric(
+        "loss/token_mean",
+        "loss",
+        "mean policy loss per trained token before weights and gates, over all updates",
+        "not a measure of progress in RL",
+    ),
+    Metric(
+        "loss/policy",
+        "loss",
+        "the policy's term of the objective (weighted and aggregated as the recipe says), mean over updates",
+        "not a measure of progress in RL",
+    ),
+    Metric(
+        "loss/<name>",
+        "loss",
+        "the term <name> of the objective before its coefficient, mean over updates",
+        "for an entropy bonus: minus an entropy",
+    ),
     Metric("update/grad_norm", "norm", "global gradient norm before clipping, mean over updates", "spikes come before a collapse"),
     Metric("update/grad_norm_max", "norm", "largest gradient norm of the step's updates", "far above the mean: one bad minibatch"),
-    Metric("update/grad_clipped", "share", "share of updates whose gradient was clipped", "always 1: the learning rate acts as a fixed step length"),
+    Metric(
+        "update/grad_clipped",
+        "share",
+        "share of updates whose gradient was clipped",
+        "always 1: the learning rate acts as a fixed step length",
+    ),
     Metric("update/lr", "per update", "learning rate of the step's last update", "follows optim.schedule"),
     Metric("update/count", "count", "optimizer updates in the step", "trainer.minibatches times trainer.epochs"),
     Metric("knob/<name>", "option", "value of the option <name>, which a controller turns", "see the controller's documentation"),
     Metric("control/<name>", "control", "a controller's own number <name>", "see the controller's documentation"),
-    Metric("effect/<node>", "share", "share of trained tokens whose pull <node> changed", "0 for 20 steps: <node> does nothing in this recipe, and the run says so"),
+    Metric(
+        "effect/<node>",
+        "share",
+        "share of trained tokens whose pull <node> changed",
+        "0 for 20 steps: <node> does nothing in this recipe, and the run says so",
+    ),
     # ---- ledger ----
     Metric(
         "ledger/d1",
@@ -252,8 +376,18 @@ _TABLE = [
         "mean over the ledger's tokens of -pull [p (log p + H) - sum_v p_v^2 (log p_v + H)]: theorem 1, summed over the step's updates",
         "negative: this update spends entropy; only sign and shape carry over to nats, see ledger/slope1",
     ),
-    Metric("ledger/d2", "nats per unit step", "mean over the ledger's tokens of -adv (log p + H): theorem 2", "as ledger/d1, for natural policy gradient"),
-    Metric("ledger/measured", "nats", "change of mean entropy on the ledger's rows from before the updates to after", "negative: entropy was spent"),
+    Metric(
+        "ledger/d2",
+        "nats per unit step",
+        "mean over the ledger's tokens of -adv (log p + H): theorem 2",
+        "as ledger/d1, for natural policy gradient",
+    ),
+    Metric(
+        "ledger/measured",
+        "nats",
+        "change of mean entropy on the ledger's rows from before the updates to after",
+        "negative: entropy was spent",
+    ),
     Metric(
         "ledger/slope1",
         "step size",
@@ -261,10 +395,19 @@ _TABLE = [
         "the effective logit step; steady: theorem 1 explains the changes up to scale",
     ),
     Metric("ledger/slope2", "step size", "the same for ledger/d2", "as ledger/slope1"),
-    Metric("ledger/corr1", "correlation", "correlation of ledger/measured and ledger/d1 over the window", "above 0.5: theorem 1 explains which steps spend"),
+    Metric(
+        "ledger/corr1",
+        "correlation",
+        "correlation of ledger/measured and ledger/d1 over the window",
+        "above 0.5: theorem 1 explains which steps spend",
+    ),
     Metric("ledger/corr2", "correlation", "correlation of ledger/measured and ledger/d2 over the window", "as ledger/corr1"),
-    Metric("ledger/sign1", "share", "share of steps in the window where ledger/d1 and ledger/measured have the same sign", "0.5 is guessing"),
-    Metric("ledger/sign2", "share", "share of steps in the window where ledger/d2 and ledger/measured have the same sign", "0.5 is guessing"),
+    Metric(
+        "ledger/sign1", "share", "share of steps in the window where ledger/d1 and ledger/measured have the same sign", "0.5 is guessing"
+    ),
+    Metric(
+        "ledger/sign2", "share", "share of steps in the window where ledger/d2 and ledger/measured have the same sign", "0.5 is guessing"
+    ),
     Metric(
         "ledger/predicted1",
         "nats",
@@ -273,18 +416,55 @@ _TABLE = [
     ),
     Metric("ledger/predicted2", "nats", "ledger/d2 times the slope fitted on the earlier steps of the window", "as ledger/predicted1"),
     # ---- evaluation ----
-    Metric("eval/pass@<k>", "share", "chance that <k> responses drawn from those sampled hold a correct one, unbiased, mean over problems", "pass@1 up and pass@64 down: diversity was traded for accuracy"),
-    Metric("eval/pass@<k>_low", "share", "lower end of the 95 % interval of pass@<k> over problems", "overlapping intervals: no difference shown"),
-    Metric("eval/pass@<k>_high", "share", "upper end of the 95 % interval of pass@<k> over problems", "overlapping intervals: no difference shown"),
+    Metric(
+        "eval/pass@<k>",
+        "share",
+        "chance that <k> responses drawn from those sampled hold a correct one, unbiased, mean over problems",
+        "pass@1 up and pass@64 down: diversity was traded for accuracy",
+    ),
+    Metric(
+        "eval/pass@<k>_low",
+        "share",
+        "lower end of the 95 % interval of pass@<k> over problems",
+        "overlapping intervals: no difference shown",
+    ),
+    Metric(
+        "eval/pass@<k>_high",
+        "share",
+        "upper end of the 95 % interval of pass@<k> over problems",
+        "overlapping intervals: no difference shown",
+    ),
     Metric("eval/<set>/pass@<k>", "share", "pass@<k> on the problems of <set>", "as eval/pass@<k>"),
     Metric("eval/<set>/pass@<k>_low", "share", "lower end of the 95 % interval of pass@<k> on <set>", "as eval/pass@<k>_low"),
     Metric("eval/<set>/pass@<k>_high", "share", "upper end of the 95 % interval of pass@<k> on <set>", "as eval/pass@<k>_high"),
-    Metric("eval/avg", "share", "share of correct responses, mean over problems: avg@n, the same as pass@1", "accuracy on held-out problems"),
-    Metric("eval/maj@<k>", "share", "chance that a majority vote of <k> responses is correct, mean over problems", "below eval/avg: the favourite answer is a wrong one"),
-    Metric("eval/cut", "share", "share of the evaluation's responses cut at the token budget", "above a few percent: the score is a matter of eval.max_tokens"),
-    Metric("eval/unanswered", "share", "share of the evaluation's responses without an answer", "the format is not learnt, or the prompt does not ask for it"),
+    Metric(
+        "eval/avg", "share", "share of correct responses, mean over problems: avg@n, the same as pass@1", "accuracy on held-out problems"
+    ),
+    Metric(
+        "eval/maj@<k>",
+        "share",
+        "chance that a majority vote of <k> responses is correct, mean over problems",
+        "below eval/avg: the favourite answer is a wrong one",
+    ),
+    Metric(
+        "eval/cut",
+        "share",
+        "share of the evaluation's responses cut at the token budget",
+        "above a few percent: the score is a matter of eval.max_tokens",
+    ),
+    Metric(
+        "eval/unanswered",
+        "share",
+        "share of the evaluation's responses without an answer",
+        "the format is not learnt, or the prompt does not ask for it",
+    ),
     Metric("eval/length", "tokens", "mean length of the evaluation's responses, end-of-text included", "read beside length/mean"),
-    Metric("eval/nll", "nats", "mean -log p of the evaluation's sampled tokens: estimate of the entropy at the evaluation's decoding settings", "falls with entropy/mean in a collapse"),
+    Metric(
+        "eval/nll",
+        "nats",
+        "mean -log p of the evaluation's sampled tokens: estimate of the entropy at the evaluation's decoding settings",
+        "falls with entropy/mean in a collapse",
+    ),
     # ---- cost ----
     Metric("seconds/step", "seconds", "wall time of the whole step", "the s/step column"),
     Metric("seconds/<stage>", "seconds", "wall time of <stage>", "generation usually dominates"),
@@ -303,16 +483,12 @@ _NUMBER = {"share": r"0?\.\d+|[01]|\d+(?:\.\d+)?[eE]-?\d+", "percent": r"\d+", "
 def _pattern(name: str) -> re.Pattern[str]:
     """The names a family covers. Numbers are numbers; words have no slash and no angle bracket."""
     parts = _FIELD.split(name)
-    body = "".join(
-        re.escape(part) if i % 2 == 0 else f"(?P<{part}>{_NUMBER.get(part, r'[^/<>@ ]+')})" for i, part in enumerate(parts)
-    )
+    body = "".join(re.escape(part) if i % 2 == 0 else f"(?P<{part}>{_NUMBER.get(part, r'[^/<>@ ]+')})" for i, part in enumerate(parts))
     return re.compile(f"^{body}$")
 
 
 # The most specific family first: the one with the most letters outside the brackets.
-_FAMILIES = sorted(
-    ((_pattern(name), m) for name, m in METRICS.items() if "<" in name), key=lambda f: -len(_FIELD.sub("", f[1].name))
-)
+_FAMILIES = sorted(((_pattern(name), m) for name, m in METRICS.items() if "<" in name), key=lambda f: -len(_FIELD.sub("", f[1].name)))
 
 
 def explain(name: str) -> Metric | None:

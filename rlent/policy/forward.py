@@ -6,7 +6,8 @@ last response token predicts nothing and is left out of the input.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -45,7 +46,9 @@ class Layout:
         length = torch.where(mask.any(1), prompt_length + last, 0)
         empty = (prompt_length == 0) & mask.any(1)
         if bool(empty.any()):
-            raise ModelError(f"row {int(empty.nonzero()[0])} has a prompt of 0 tokens, and nothing predicts its first response token; 1 or more are needed")
+            raise ModelError(
+                f"row {int(empty.nonzero()[0])} has a prompt of 0 tokens, and nothing predicts its first response token; 1 or more are needed"
+            )
         if limit is not None and len(prompts) and int(length.max()) > limit:
             worst = int(length.argmax())
             raise ModelError(
@@ -90,17 +93,35 @@ class GeneralForward:
 
     def __init__(self, model: Any) -> None:
         self.body: Any = model.get_decoder()
+        self.blocks: Any = getattr(self.body, "layers", ())
         self.device: torch.device = next(model.parameters()).device
 
     def __call__(self, layout: Layout, layers: Sequence[int] = ()) -> dict[str, Tensor]:
-        extra: Mapping[str, Any] = {"output_hidden_states": True} if layers else {}
-        out = self.body(input_ids=layout.input_ids().to(self.device), use_cache=False, **extra)
         index = (layout.row * layout.width + layout.place).to(self.device)
+        states: dict[str, Tensor] = {}
+        with self._listening(layers, states):
+            out = self.body(input_ids=layout.input_ids().to(self.device), use_cache=False)
+        states["hidden"] = out.last_hidden_state
+        if len(self.blocks) in layers:
+            states[f"hidden_{len(self.blocks)}"] = out.last_hidden_state
+        return {name: value.flatten(0, 1).index_select(0, index) for name, value in states.items()}
 
-        def pick(states: Tensor) -> Tensor:
-            return states.flatten(0, 1).index_select(0, index)
+    @contextlib.contextmanager
+    def _listening(self, layers: Sequence[int], states: dict[str, Tensor]) -> Iterator[None]:
+        """While inside, what goes into the k-th of the body's layers is kept as `hidden_<k>`."""
 
-        return {"hidden": pick(out.last_hidden_state)} | {f"hidden_{k}": pick(out.hidden_states[k]) for k in layers}
+        def keep(name: str) -> Any:
+            def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+                states[name] = args[0] if args else kwargs["hidden_states"]
+
+            return hook
+
+        handles = [self.blocks[k].register_forward_pre_hook(keep(f"hidden_{k}"), with_kwargs=True) for k in layers if k < len(self.blocks)]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
 
 def text_config(model: nn.Module) -> Any:

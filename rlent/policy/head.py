@@ -79,7 +79,7 @@ def token_statistics(
         softcap: final soft-capping c tanh(logits / c), as in Gemma 2.
     """
     job = _Job(target, temperature, softcap, entropy, dict(probes or {}), dict(streams or {}), chunk)
-    logp, ent, *rest = _Statistics.apply(hidden, weight, bias, job)
+    logp, ent, *rest = _Statistics.apply(hidden, weight, bias, job)  # type: ignore[no-untyped-call]
     found = {"logp": logp}
     if entropy:
         found["entropy"] = ent
@@ -296,13 +296,13 @@ class _Running:
     """Softmax statistics of each token over the vocabulary seen so far: maximum, sum of e, sum of e * (z - maximum)."""
 
     def __init__(self, n: int, head: _Head) -> None:
-        like = {"dtype": head.dtype, "device": head.hidden.device}
-        self.top = torch.full((n,), -1e30, **like)
-        self.sum = torch.zeros(n, **like)
-        self.moment = torch.zeros(n, **like) if head.job.entropy else None
-        self.logp = torch.zeros(n, **like)  # the target's logit until `finish`
-        self.lse = torch.empty(n, **like)
-        self.entropy = torch.empty(n, **like) if head.job.entropy else None
+        zeros = torch.zeros(n, dtype=head.dtype, device=head.hidden.device)
+        self.top = zeros - 1e30
+        self.sum = zeros.clone()
+        self.moment = zeros.clone() if head.job.entropy else None
+        self.logp = zeros.clone()  # the target's logit until `finish`
+        self.lse = zeros.clone()
+        self.entropy = zeros.clone() if head.job.entropy else None
         self.target = head.job.target
 
     def add(self, z: Tensor, a: int, b: int, lo: int, hi: int, work: Tensor) -> Tensor:
@@ -377,7 +377,11 @@ class _Statistics(torch.autograd.Function):
         for lo, hi in cols:
             d_cols = None
             if d_weight is not None:
-                d_cols = d_weight[lo:hi] if weight.dtype == head.dtype else torch.empty(hi - lo, weight.shape[1], dtype=head.dtype, device=weight.device)
+                d_cols = (
+                    d_weight[lo:hi]
+                    if weight.dtype == head.dtype
+                    else torch.empty(hi - lo, weight.shape[1], dtype=head.dtype, device=weight.device)
+                )
             for a, b in rows:
                 z = head.logits(a, b, lo, hi, tile)
                 extra, to_h = _probe_gradient(job, z, hidden[a:b], a, b, upstream) if upstream else (None, None)

@@ -29,10 +29,12 @@ TYPES = ("llama", "mistral", "qwen2")
 
 def obstacle(model: Any) -> str | None:
     """Why a model needs the general forward, or None."""
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     if getattr(config, "model_type", None) not in TYPES or not type(model).__name__.endswith("ForCausalLM"):
         return f"it is not one of {', '.join(TYPES)}"
-    if getattr(config, "sliding_window", None) is not None or any(k != "full_attention" for k in getattr(config, "layer_types", None) or ()):
+    if getattr(config, "sliding_window", None) is not None or any(
+        k != "full_attention" for k in getattr(config, "layer_types", None) or ()
+    ):
         return "it has layers without full attention"
     if config.hidden_act not in ("silu", "swish") or getattr(config, "mlp_bias", False):
         return "its MLP is not plain SwiGLU"
@@ -68,7 +70,7 @@ class LeanForward:
             if k in layers:
                 found[f"hidden_{k}"] = x.index_select(0, packed.pick)
             attn, norm = layer.self_attn, layer.input_layernorm
-            flat = _Project.apply(
+            flat = _Project.apply(  # type: ignore[no-untyped-call]
                 x, norm.weight, norm.variance_epsilon, cos, signed_sin,
                 *(t for p in (attn.q_proj, attn.k_proj, attn.v_proj) for t in (p.weight, p.bias)),
             )  # fmt: skip
@@ -81,8 +83,9 @@ class LeanForward:
             out = attn.o_proj
             x = torch.addmm(x, mixed, out.weight.t()) if out.bias is None else torch.addmm(out.bias, mixed, out.weight.t()) + x
             norm, mlp = layer.post_attention_layernorm, layer.mlp
-            x = _Mlp.apply(x, norm.weight, norm.variance_epsilon, mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight)
-        found["hidden"] = _Norm.apply(x, final.weight, final.variance_epsilon)
+            weights = (mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight)
+            x = _Mlp.apply(x, norm.weight, norm.variance_epsilon, *weights)  # type: ignore[no-untyped-call]
+        found["hidden"] = _Norm.apply(x, final.weight, final.variance_epsilon)  # type: ignore[no-untyped-call]
         if count in layers:
             found[f"hidden_{count}"] = found["hidden"]
         return found
@@ -122,7 +125,9 @@ class Packed:
         slot = torch.where(column < prompt, starts[of][:, None] + column, begins[:, None] + column - prompt)
         real = column < layout.length[:, None]
         self.slot = torch.where(real, slot, 0).flatten()
-        owner = torch.full((len(keys),), self.rows).scatter_reduce_(0, of[layout.length > 0], (layout.length > 0).nonzero().squeeze(1), "amin")
+        owner = torch.full((len(keys),), self.rows).scatter_reduce_(
+            0, of[layout.length > 0], (layout.length > 0).nonzero().squeeze(1), "amin"
+        )
         first = owner[of] == torch.arange(self.rows)
         sole = (real & ((column >= prompt) | first[:, None])).flatten()
         place = sole.nonzero().squeeze(1)

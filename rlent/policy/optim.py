@@ -17,7 +17,9 @@ _HALF = (torch.bfloat16, torch.float16)
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def lr_at(step: int, *, lr: float, schedule: Schedule = "constant", warmup_steps: int = 0, final_share: float = 0.0, steps: int = 0) -> float:
+def lr_at(
+    step: int, *, lr: float, schedule: Schedule = "constant", warmup_steps: int = 0, final_share: float = 0.0, steps: int = 0
+) -> float:
     """The learning rate of a step, counted from 0.
 
     It rises over `warmup_steps` in equal stairs, lr / warmup_steps first; then stays (`constant`), or falls to
@@ -158,8 +160,9 @@ def _norm(grads: list[Tensor]) -> Tensor:
     """The Euclidean norm of all gradients together."""
     if not grads:
         return torch.zeros(())
-    norms: list[Tensor] = torch._foreach_norm([g.float() if g.dtype in _HALF else g for g in grads])
-    return torch.linalg.vector_norm(torch.stack([n.double().to(norms[0].device) for n in norms]))
+    norms = torch._foreach_norm([g.float() if g.dtype in _HALF else g for g in grads])
+    norm: Tensor = torch.linalg.vector_norm(torch.stack([n.double().to(norms[0].device) for n in norms]))
+    return norm
 
 
 def _copy(into: Tensor, value: Tensor, name: str) -> None:

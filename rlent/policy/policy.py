@@ -98,8 +98,9 @@ class Policy:
             )
         except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
             raise ModelError(_why(path, place, error)) from error
-        options = {"optim": optim, "steps": steps, "updates_per_step": updates_per_step, "lean": lean}
-        return cls(model.to(device), tokenizer, **options)
+        moved: Any = model
+        moved.to(device)
+        return cls(moved, tokenizer, optim=optim, steps=steps, updates_per_step=updates_per_step, lean=lean)
 
     # ---- forward --------------------------------------------------------------------------------------------------
 
@@ -147,12 +148,18 @@ class Policy:
         states = self._states(layout, {})["hidden"]
         weight, bias = self.head.weight, self.head.bias
         place = states.device
-        up = [None if g is None else g[mask].to(place) for g in (g_logp, g_entropy)]
         done = token_statistics_backward(
-            states.detach(), weight, part["tokens"][mask].to(place), up[0], up[1], temperature=temperature, bias=bias, softcap=self.softcap
+            states.detach(),
+            weight,
+            part["tokens"][mask].to(place),
+            g_logp[mask].to(place),
+            None if g_entropy is None else g_entropy[mask].to(place),
+            temperature=temperature,
+            bias=bias,
+            softcap=self.softcap,
         )
         if states.requires_grad:
-            states.backward(done.d_hidden)
+            torch.autograd.backward(states, done.d_hidden)
         for parameter, grad in ((weight, done.d_weight), (bias, done.d_bias)):
             if parameter is not None and parameter.requires_grad and grad is not None:
                 grad = grad.to(parameter.dtype)
@@ -169,7 +176,14 @@ class Policy:
         return self._forward(layout, layers)
 
     def _statistics(
-        self, layout: Layout, part: Batch, mask: Tensor, states: Mapping[str, Tensor], temperature: float, entropy: bool, probes: Mapping[str, Probe]
+        self,
+        layout: Layout,
+        part: Batch,
+        mask: Tensor,
+        states: Mapping[str, Tensor],
+        temperature: float,
+        entropy: bool,
+        probes: Mapping[str, Probe],
     ) -> dict[str, Tensor]:
         """Flat statistics [n]: those of the head, and probes that need no logits, which autograd follows as it is."""
         place = states["hidden"].device

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlent.data.templates import encode_prompt
+from rlent.data.templates import TEMPLATES, encode_prompt
 from rlent.engine.base import Engine
 from rlent.errors import ModelError
 from rlent.types import Problem, Request, Rollouts
@@ -55,6 +55,18 @@ def stop_tokens(tokenizer: Any, model_config: Any = None) -> frozenset[int]:
     return frozenset(found)
 
 
+def until(text: str, stops: Sequence[str]) -> str:
+    """The text up to the first of a template's stop texts: what follows is the model writing the next turn itself.
+
+    A closing tag belongs to the response; a heading (`Problem:`) does not.
+    """
+    found = [(text.find(s), s) for s in stops if s and s in text]
+    if not found:
+        return text
+    at, stop = min(found)
+    return text[: at + len(stop)] if stop.startswith("</") else text[:at]
+
+
 def respond(
     engine: Engine,
     tokenizer: Any,
@@ -100,5 +112,5 @@ def respond(
     rollouts = engine.generate(requests, entropy=entropy)
     if progress is not None:
         progress(len(requests))
-    text = tokenizer.batch_decode(rollouts.tokens, skip_special_tokens=True)
+    text = [until(t, TEMPLATES[template].stop) for t in tokenizer.batch_decode(rollouts.tokens, skip_special_tokens=True)]
     return Responses(list(problems), n, [ids for ids in prompts for _ in range(n)], rollouts, text)

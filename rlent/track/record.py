@@ -52,7 +52,10 @@ class JsonlRecord:
         handle = self._open()
         if self.unique and self._last is not None and step <= self._last:
             raise RlentError(f"{self.path} ends with step {self._last}; a row for step {step} cannot follow (one row per step, ascending)")
-        lines = (json.dumps({"step": step, **_plain({k: v for k, v in row.items() if k != "step"})}, ensure_ascii=False, allow_nan=False) for row in rows)
+        lines = (
+            json.dumps({"step": step, **_plain({k: v for k, v in row.items() if k != "step"})}, ensure_ascii=False, allow_nan=False)
+            for row in rows
+        )
         data = "".join(line + "\n" for line in lines).encode("utf-8", "backslashreplace")
         end = os.lseek(handle, 0, os.SEEK_END)
         try:

@@ -67,7 +67,9 @@ class Tracker:
             seconds = {row["step"]: row for row in self.timings.cut_back(resume_step)}
             samples = self.sampled.cut_back(resume_step)
             rows = [{**row, **seconds.get(row["step"], {})} for row in rows]
-        self.wandb.start(self.run_dir, config, self.run_id, name=name or self.run_dir.name, tags=[*tags, *self.tags], replay=rows, samples=samples)
+        self.wandb.start(
+            self.run_dir, config, self.run_id, name=name or self.run_dir.name, tags=[*tags, *self.tags], replay=rows, samples=samples
+        )
 
     def wants_samples(self, step: int) -> bool:
         """Whether sampled responses of this step are kept."""

@@ -249,7 +249,9 @@ def upload(run_dir: str | Path) -> str:
         raise UsageError(f"'{run_dir}' is not a folder; a run prints its folder when it starts")
     folders = [p.parent for p in (run_dir / "wandb").glob("*run-*/run-*.wandb")]
     if not folders:
-        raise UsageError(f"'{run_dir}' has no W&B run (it was tracked with track.mode=disabled, or W&B is not installed); metrics.jsonl has its numbers")
+        raise UsageError(
+            f"'{run_dir}' has no W&B run (it was tracked with track.mode=disabled, or W&B is not installed); metrics.jsonl has its numbers"
+        )
     newest = max(folders, key=lambda p: (p.name.removeprefix("offline-"), p.name.startswith("offline-")))  # names hold the time
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb

@@ -19,7 +19,14 @@ from rlent.errors import EngineError, ModelError, NonFinite
 from rlent.types import Request
 
 V, STOP = 24, 2
-SMALL = dict(vocab_size=V, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
+SMALL = {
+    "vocab_size": V,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
 CONFIGS = {
     "qwen2": lambda: transformers.Qwen2Config(**SMALL, tie_word_embeddings=True),
     "qwen3": lambda: transformers.Qwen3Config(**SMALL, head_dim=16),
@@ -276,9 +283,20 @@ def test_a_request_that_cannot_be_served_is_named(change, error, message):
 
 def test_a_response_ends_at_the_last_position_of_the_model():
     # positions 0 to 63: 60 prompt tokens, then tokens at 60, 61, 62, 63
-    got = NativeEngine(tiny("gpt2"), 0).generate([Request(prompt=[5] * n, key=(0,), max_tokens=9) for n in (60, 63, 3)])
-    assert [len(t) for t in got.tokens] == [4, 1, 9]
-    assert got.finish == ["length"] * 3
+    lengths = (60, 63, 3, 4, 5, 6, 7, 8)  # the first two finish while too few have for anyone to leave
+    got = NativeEngine(tiny("gpt2"), 0).generate([Request(prompt=[5] * n, key=(0,), max_tokens=9) for n in lengths])
+    assert [len(t) for t in got.tokens] == [4, 1, 9, 9, 9, 9, 9, 9]
+    assert got.finish == ["length"] * 8
+
+
+def test_a_stop_token_after_the_end_changes_nothing():
+    def script(logits, cursor):  # every row says 10, 11, 12, ... by position
+        return torch.full_like(logits, -1e9).scatter_(1, 10 + cursor.position[:, None], 0.0)
+
+    rows = [Request(prompt=[5], key=(i,), max_tokens=2 if i == 0 else 5, stop=frozenset({13})) for i in range(8)]
+    got = NativeEngine(tiny(), 0, [script]).generate(rows)  # row 0 is finished, still in the batch, and made to say 13
+    assert got.tokens == [[10, 11]] + [[10, 11, 12, 13]] * 7
+    assert got.finish == ["length"] + ["stop"] * 7
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.0])
@@ -341,7 +359,7 @@ def test_it_samples_the_weights_of_the_moment():
     assert after.tokens == [one_by_one(model, r)[0] for r in requests]
 
 
-def test_hooks_on_layers_are_honoured():
+def test_hooks_and_replaced_forwards_of_layers_are_honoured():
     model = tiny().eval()
     handle = model.model.layers[0].register_forward_hook(lambda module, args, out: out + 1.0)
     requests = mixed_requests(9)
@@ -349,6 +367,10 @@ def test_hooks_on_layers_are_honoured():
     with pytest.raises(EngineError, match="hooks"):
         NativeEngine(model, 0, lean=True).generate(requests)
     handle.remove()
+    forward = model.model.layers[0].forward
+    model.model.layers[0].forward = lambda *args, **more: forward(*args, **more) + 1.0
+    assert NativeEngine(model, 0).generate(requests).tokens == [one_by_one(model, r)[0] for r in requests]
+    del model.model.layers[0].forward
     assert NativeEngine(model, 0, lean=True).generate(requests).tokens == [one_by_one(model, r)[0] for r in requests]
 
 

@@ -147,6 +147,7 @@ def test_a_cut_response_is_wrong_and_does_not_vote() -> None:
     three = [sample(0, "7", True, "stop"), sample(1, "8", False, "length"), sample(2, "8", False, "length")]
     assert tally(three, [1, 3], None).maj == {1: pytest.approx(1 / 3), 3: 1.0}
     assert tally(three, [1, 3], None, cut_is_wrong=False).maj[3] == 0.0
+    assert tally(three[::-1], [1], None).verdicts == "100"  # by the number of the sample, whatever the order of the file
 
 
 def test_a_cut_response_can_be_left_to_the_grader(coin: Coin, problems: list[Problem], tmp_path: Path) -> None:

@@ -43,6 +43,10 @@ def test_eps_settles_tokens_without_entropy():
     assert gate([0.0, 1e-9, 1e-4], [0.0, 0.0, 1e-6])[0] == [True, True, False]
 
 
+def test_eps_is_added_to_both_entropies():
+    assert gate([1.4, 1.6], [1.0, 1.0], eps=1.0)[0] == [True, False]  # 2.4 / 2 and 2.6 / 2 against 1.25
+
+
 def test_entropy_gets_no_gradient():
     entropy = torch.ones(1, 2, requires_grad=True)
     found = entropy_ratio_gate(entropy, torch.ones(1, 2), torch.ones(1, 2).bool(), low=0.8, high=1.2, eps=1e-8)

@@ -30,7 +30,9 @@ def inputs(dtype: torch.dtype = torch.float64, n: int = N, size: int = V, width:
     return *(x.to(dtype).requires_grad_() for x in (hidden, weight, bias)), target
 
 
-def materialised(hidden: Tensor, weight: Tensor, target: Tensor, *, temperature: float = 1.0, bias: Tensor | None = None, softcap: float | None = None):
+def materialised(
+    hidden: Tensor, weight: Tensor, target: Tensor, *, temperature: float = 1.0, bias: Tensor | None = None, softcap: float | None = None
+):
     logits = hidden @ weight.T
     logits = logits if bias is None else logits + bias
     logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
@@ -58,15 +60,16 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_values_and_gradients_equal_those_of_materialised_logits(small_tiles, options):
+@pytest.mark.parametrize("probes", [{}, {"rare": rare_mass}], ids=["no probe", "probe"])
+def test_values_and_gradients_equal_those_of_materialised_logits(small_tiles, options, probes):
     options = dict(options)
     hidden, weight, bias, target = inputs()
     options["bias"] = bias if options.pop("biased", False) else None
     logits, logp, entropy = materialised(hidden, weight, target, **options)
-    found = token_statistics(hidden, weight, target, probes={"rare": rare_mass}, **options)
-    want = [logp, entropy, rare_mass(logits, target)]
+    found = token_statistics(hidden, weight, target, probes=probes, **options)
+    want = [logp, entropy, *(probe(logits, target) for probe in probes.values())]
     leaves = [hidden, weight] + ([bias] if options["bias"] is not None else [])
-    g = list(upstream())
+    g = list(upstream())[: len(want)]
     for value, exact in zip(found.values(), want, strict=True):
         torch.testing.assert_close(value, exact, rtol=1e-12, atol=1e-13)
     for mine, exact in zip(torch.autograd.grad(list(found.values()), leaves, g), torch.autograd.grad(want, leaves, g), strict=True):
@@ -82,7 +85,9 @@ def test_gradcheck(small_tiles, probed):
 
     def call(*leaves: Tensor) -> tuple[Tensor, ...]:
         probes = {"p": mixed} if probed else {}
-        return tuple(token_statistics(leaves[0], leaves[1], target, bias=leaves[2], temperature=0.8, softcap=3.0, probes=probes, chunk=2).values())
+        return tuple(
+            token_statistics(leaves[0], leaves[1], target, bias=leaves[2], temperature=0.8, softcap=3.0, probes=probes, chunk=2).values()
+        )
 
     assert torch.autograd.gradcheck(call, (hidden, weight, bias))
 
@@ -155,7 +160,9 @@ def test_low_precision_is_close_to_the_exact_values_of_the_same_inputs(monkeypat
     for a, b in zip(mine, torch.autograd.grad([logp, entropy], exact_in, list(g)), strict=True):
         assert a.dtype == dtype
         assert float((a.double() - b).norm() / b.norm()) < bound
-    torch.testing.assert_close(token_statistics_backward(hidden, weight, target, g[0].float(), g[1].float(), temperature=0.9).d_weight.to(dtype), mine[1])
+    torch.testing.assert_close(
+        token_statistics_backward(hidden, weight, target, g[0].float(), g[1].float(), temperature=0.9).d_weight.to(dtype), mine[1]
+    )
 
 
 def test_float32_gradients_equal_materialised_float32():
@@ -163,7 +170,11 @@ def test_float32_gradients_equal_materialised_float32():
     _, logp, entropy = materialised(hidden, weight, target)
     found = token_statistics(hidden, weight, target)
     g = list(upstream(50, torch.float32)[:2])
-    for a, b in zip(torch.autograd.grad(list(found.values()), (hidden, weight), g), torch.autograd.grad([logp, entropy], (hidden, weight), g), strict=True):
+    for a, b in zip(
+        torch.autograd.grad(list(found.values()), (hidden, weight), g),
+        torch.autograd.grad([logp, entropy], (hidden, weight), g),
+        strict=True,
+    ):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 

@@ -40,7 +40,10 @@ def test_every_row_is_in_one_part_within_the_budget(lengths, budget):
 
 
 def rows(count: int) -> Batch:
-    return Batch({"mask": torch.ones(count, 3, dtype=torch.bool), "x": torch.arange(float(count)), "prompt_ids": [[1, 2]] * count}, torch.arange(count) + 10)
+    return Batch(
+        {"mask": torch.ones(count, 3, dtype=torch.bool), "x": torch.arange(float(count)), "prompt_ids": [[1, 2]] * count},
+        torch.arange(count) + 10,
+    )
 
 
 class Model:

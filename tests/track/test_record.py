@@ -38,7 +38,15 @@ def test_floats_come_back_to_the_last_bit(tmp_path_factory, value):
 
 def test_what_is_not_finite_is_null_and_arrays_are_numbers(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    values = {"nan": math.nan, "inf": -math.inf, "np": np.float32(0.5), "t": torch.tensor(2), "deep": {"x": [math.inf, 1]}, "flag": True, "text": "a\nb"}
+    values = {
+        "nan": math.nan,
+        "inf": -math.inf,
+        "np": np.float32(0.5),
+        "t": torch.tensor(2),
+        "deep": {"x": [math.inf, 1]},
+        "flag": True,
+        "text": "a\nb",
+    }
     JsonlRecord(path).append(3, values)
     text = path.read_text()
     assert text.count("\n") == 1 and text.startswith('{"step": 3, ')

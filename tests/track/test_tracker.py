@@ -91,7 +91,10 @@ def tracker(run_dir, **options):
 
 
 def samples(step):
-    return [{"prompt": f"p{i}", "response": f"r{step}", "answer": None, "correct": i == 0, "reward": 0.5, "entropy": 0.1 * i, "length": 3} for i in range(4)]
+    return [
+        {"prompt": f"p{i}", "response": f"r{step}", "answer": None, "correct": i == 0, "reward": 0.5, "entropy": 0.1 * i, "length": 3}
+        for i in range(4)
+    ]
 
 
 def train(run, steps):
@@ -249,7 +252,13 @@ def run_apart(tmp_path, mode, **environment):
         run.finish()
     """
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", textwrap.dedent(code)],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
     )
     return done.stderr
 
@@ -341,7 +350,12 @@ def test_upload_says_what_is_missing(tmp_path):
 def test_upload_sends_the_newest_folder_with_wandbs_own_sync(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     monkeypatch.setattr("rlent.track.wandb_run.reachable", lambda url: True)
-    for name in ("offline-run-20261123_100000-abcd1234", "run-20261124_100000-abcd1234", "offline-run-20261124_100000-abcd1234", "offline-run-20261101_100000-abcd1234"):
+    for name in (
+        "offline-run-20261123_100000-abcd1234",
+        "run-20261124_100000-abcd1234",
+        "offline-run-20261124_100000-abcd1234",
+        "offline-run-20261101_100000-abcd1234",
+    ):
         (tmp_path / "wandb" / name).mkdir(parents=True)
         (tmp_path / "wandb" / name / "run-abcd1234.wandb").write_bytes(b"")
     commands, code = [], 0

@@ -1,0 +1,178 @@
+"""The catalogue: what `rlent ls` shows is what the files say, and a broken file is named without hiding the others."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from typer.testing import CliRunner
+
+from rlent.catalog import cards, first_sentence, header, options, table
+from rlent.cli import app
+from rlent.errors import UsageError
+from rlent.paths import recipes_dir
+
+ROOT = Path(__file__).parent.parent
+
+
+def call(*arguments: str) -> tuple[int, str, str]:
+    done = CliRunner().invoke(app, list(arguments), prog_name="rlent")
+    return done.exit_code, done.stdout, done.stderr
+
+
+def folder(tmp_path: Path, **files: str) -> Path:
+    (tmp_path / "recipe").mkdir()
+    for name, text in files.items():
+        (tmp_path / "recipe" / f"{name}.yaml").write_text(text)
+    return tmp_path
+
+
+def test_every_shipped_card_is_read_whole() -> None:
+    found, problems = cards()
+    assert problems == []
+    assert {c.name for c in found} == {f.stem for f in (recipes_dir() / "recipe").glob("*.yaml")}
+    for card in found:
+        assert card.description, card.name
+        assert card.paper.startswith("arXiv:"), card.name
+        assert card.name == card.name.lower().replace("_", ""), card.name
+
+
+def test_a_card_has_the_seats_and_options_it_overrides() -> None:
+    by_name = {c.name: c for c in cards()[0]}
+    assert by_name["clipcov"].seats == ("shape", "loss")
+    assert dict(by_name["clipcov"].picks) == {"loss": ("ppo_wide",), "shape": ("clip_cov",)}
+    assert by_name["grpo"].seats == ()
+    assert by_name["siren"].seats == ("advantage", "regularize", "control", "probe")
+    assert by_name["clipcov"].title == "Clip-Cov"
+    assert by_name["clipcov"].description.startswith("Clip-Cov: ")
+    assert "@package" not in by_name["clipcov"].description
+
+
+def test_every_option_a_card_names_exists() -> None:
+    there = {(o.group, o.name) for o in options()[0]}
+    for card in cards()[0]:
+        for seat, names in card.picks.items():
+            for name in names:
+                assert (seat, name) in there or name == "none", f"{card.name}: {seat}={name}"
+
+
+def test_proof_follows_the_golden_block_unless_the_card_says_otherwise(tmp_path: Path) -> None:
+    found, problems = cards(
+        [
+            folder(
+                tmp_path,
+                vectors="card: {name: A, golden: {a: {}}}",
+                nothing="card: {name: B, golden: {}}",
+                silent="defaults:\n  - override /loss: ppo_clip\n",
+                stated="card: {name: C, golden: {c: {}}, proof: formula}",
+                wrong="card: {name: D, proof: yes-of-course}",
+            )
+        ]
+    )
+    proof = {c.name: c.proof for c in found}
+    assert (proof["vectors"], proof["nothing"], proof["silent"], proof["stated"]) == ("authors", "none", "none", "formula")
+    assert len(problems) == 1
+    assert "wrong.yaml: card.proof: 'yes-of-course' is not one of authors, formula, none" in problems[0]
+
+
+def test_checked_against_the_authors_means_that_the_vectors_ran_their_code() -> None:
+    kinds: dict[str, set[bool]] = {}
+    for file in (ROOT / "tests" / "golden").glob("*.json"):
+        vector = json.loads(file.read_text())
+        kinds.setdefault(vector["method"], set()).add("PAPER" not in str(vector.get("verification", "")))
+    import yaml
+
+    for card in cards()[0]:
+        golden = (yaml.safe_load(Path(card.file).read_text()).get("card") or {}).get("golden") or {}
+        ran = [kinds[m] for m in golden if m in kinds]
+        if card.proof == "authors":
+            assert golden, card.name
+            assert any(True in k for k in ran), f"{card.name}: no vector of {', '.join(golden)} ran the authors' code"
+        elif card.proof == "none":
+            assert not ran, card.name
+
+
+def test_a_broken_file_is_named_and_the_rest_is_listed(tmp_path: Path) -> None:
+    place = folder(tmp_path, good="card: {name: Good}", torn="card: {name: [\n", textual="just words", defaults="defaults: shape")
+    found, problems = cards([place])
+    assert "good" in {c.name for c in found}
+    assert len(problems) == 3
+    assert any("torn.yaml: line 2: " in p for p in problems)
+    assert any("textual.yaml: a mapping is expected, found a str" in p for p in problems)
+    code, out, err = call("ls", "--config-dir", str(place))
+    assert code == 1
+    assert "good" in out
+    assert "clipcov" in out
+    assert "torn.yaml" in err
+
+
+def test_the_table_has_one_line_for_each_method_and_json_is_the_same_list() -> None:
+    code, out, _ = call("ls")
+    head, *lines = out.splitlines()
+    assert code == 0
+    assert head.split() == ["METHOD", "SEATS", "PAPER", "CHECKED", "STATE"]
+    listed = json.loads(call("ls", "--json")[1])
+    assert [line.split()[0] for line in lines] == [c["name"] for c in listed]
+    assert next(c for c in listed if c["name"] == "aer")["proof"] == "none"
+
+
+def test_a_seat_lists_its_options_and_who_uses_them() -> None:
+    out = call("ls", "--seat", "shape")[1]
+    line = next(x for x in out.splitlines() if x.startswith("shape=clip_cov"))
+    assert "clipcov" in line
+    assert "METHOD " not in out
+    listed = json.loads(call("ls", "--seat", "shape", "--json")[1])
+    assert {o["group"] for o in listed} == {"shape"}
+    assert next(o for o in listed if o["name"] == "clip_cov")["target"] == "rlent.methods.clip_cov.drop_high_covariance"
+
+
+def test_all_lists_the_groups_that_are_not_seats_too() -> None:
+    found = json.loads(call("ls", "--all", "--json")[1])
+    groups = [o["group"] for o in found["options"]]
+    assert {"model", "data", "engine", "scale", "optim", "track", "eval", "shape", "loss"} <= set(groups)
+    assert groups.index("loss") < groups.index("model")  # seats come first
+    assert "clipcov" in {c["name"] for c in found["methods"]}
+    text = call("ls", "--all")[1]
+    assert re.search(r"^model=tiny +\(default\) +The embedded model", text, re.MULTILINE)
+    assert "data=countdown" in text
+
+
+def test_a_users_folder_adds_and_does_not_replace(tmp_path: Path) -> None:
+    found, problems = cards([folder(tmp_path, mine="# Mine: a try.\ncard: {name: Mine}", grpo="card: {name: Not GRPO}")])
+    by_name = {c.name: c for c in found}
+    assert by_name["mine"].description == "Mine: a try."
+    assert by_name["grpo"].title == "GRPO"
+    assert problems == []
+    with pytest.raises(UsageError, match="'nowhere' is not a folder"):
+        cards(["nowhere"])
+
+
+def test_header_and_columns() -> None:
+    assert first_sentence("The model of 0.8 M parameters,\nin one file. It runs.\n\nMore.") == "The model of 0.8 M parameters, in one file."
+    assert header("# @package _global_\n# One.\n#\n# Two.\nkey: 1\n# not this\n") == "One.\n\nTwo."
+    assert table(("A", "B"), [("xyz", "1"), ("u", "2")]) == "A    B\nxyz  1\nu    2"
+    assert table(("A", "B"), [("u", "a long remark")], width=10) == "A  B\nu  a lo..."
+
+
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("methods_table", ROOT / "scripts" / "methods_table.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_methods_table_of_the_readme_is_the_one_the_cards_make() -> None:
+    made, text = script(), (ROOT / "README.md").read_text()
+    assert made.inserted(text, made.table(cards()[0])) == text, "run `make table`"
+
+
+def test_the_table_goes_between_the_markers_and_nowhere_else() -> None:
+    made = script()
+    assert made.inserted(f"before {made.BEGIN} old {made.END} after", "new") == f"before {made.BEGIN}\n\nnew\n\n{made.END} after"
+    with pytest.raises(ValueError, match="needs the lines"):
+        made.inserted("no markers", "new")

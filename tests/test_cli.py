@@ -1,0 +1,380 @@
+"""The command line: quick answers, clear refusals, exit codes; and what the README shows works as it stands."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from rlent import __version__, commands, doctor
+from rlent.cli import app
+from rlent.errors import NonFinite, RecipeError, RlentError, UsageError
+
+ROOT = Path(__file__).parent.parent
+HEAVY = ("torch", "hydra", "omegaconf", "wandb", "transformers", "numpy", "scipy", "datasets", "matplotlib", "rich")
+VERBS = ("train", "eval", "ls", "show", "check", "verify", "explain", "new", "doctor", "upload")
+QUICK = ["eval.every=0", "track.mode=disabled", "trainer.steps=2", "sampler.prompts=4", "sampler.n=4"]
+
+
+def call(*arguments: str, **environment: str) -> Result:
+    return CliRunner().invoke(app, list(arguments), prog_name="rlent", env=environment)
+
+
+def shell(*arguments: str, cwd: Path, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "rlent", *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+# ---- quick ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("line", ["--help", "--version", "ls", "ls --all --json", "ls --seat shape", "train --help", "explain --help", "doctor --help"])
+def test_nothing_heavy_is_imported_for_a_quick_answer(line: str) -> None:
+    code = (
+        "import sys\n"
+        "from rlent.cli import app\n"
+        "try:\n    app(sys.argv[1:], prog_name='rlent')\n"
+        "except SystemExit as end:\n    assert not end.code, end.code\n"
+        f"print('loaded:', *[m for m in {HEAVY!r} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *line.split()], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1].strip() == "loaded:"
+
+
+def test_help_names_every_verb_and_each_verb_shows_an_example() -> None:
+    text = call("--help").output
+    assert all(re.search(rf"^  {verb} ", text, re.MULTILINE) for verb in VERBS)
+    for verb in VERBS:
+        done = call(verb, "--help")
+        assert done.exit_code == 0
+        assert verb == "doctor" or re.search(rf"^ +rlent {verb}\b", done.output, re.MULTILINE), verb
+
+
+def test_version() -> None:
+    assert call("--version").output == f"rlent {__version__}\n"
+
+
+# ---- refusals ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("trian", "Did you mean 'train'?"),
+        ("train --resum x", "--resume"),
+        ("ls --seat shap", "did you mean 'shape'"),
+        ("ls --config-dir nowhere", "'nowhere' is not a folder"),
+        ("train recipe=clipcv", "did you mean 'clipcov'"),
+        ("train recipe=clipcov shape.clip_cov.fractoin=0.1", "did you mean 'shape.clip_cov.fraction'"),
+        ("train --resume nowhere", "'nowhere' is not a run folder"),
+        ("train -m --resume nowhere recipe=grpo", "-m starts new runs"),
+        ("check sampler.n=0 trainer.steps=many", "2 problems, nothing was started"),
+        ("show clipcv", "did you mean 'clipcov'"),
+        ("show", "Missing argument"),
+        ("eval", "what is to be evaluated?"),
+        ("eval run=nowhere", "not a run folder"),
+        ("eval --pass-at-k 0 model=tiny", "--pass-at-k"),
+        ("eval --pass-at-k 8 --n 4 model=tiny", "needs at least as many samples"),
+        ("verify --only no_such_method", "no vectors of no_such_method"),
+        ("verify --vectors nowhere", "'nowhere' is not a folder"),
+        ("explain entropy/men", "did you mean 'entropy/mean'"),
+        ("new spark --seat shap --dir my", "did you mean 'shape'"),
+        ("upload nowhere", "'nowhere' is not a folder"),
+    ],
+)
+def test_a_wrong_call_says_what_is_accepted_and_exits_with_2(line: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = call(*shlex.split(line))
+    assert done.exit_code == 2, done.output
+    assert said in done.stderr, done.stderr
+    assert "Traceback" not in done.output
+    assert list(tmp_path.iterdir()) == []  # nothing was started
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (RecipeError(["loss.low: 2 is outside [0, 1]"]), 2, "error:   loss.low: 2 is outside [0, 1]\n1 problem, nothing was started."),
+        (UsageError("a reason"), 2, "error: a reason"),
+        (RlentError("a reason"), 1, "error: a reason"),
+        (NonFinite("step 3: loss is nan"), 1, "error: step 3: loss is nan"),
+        (OSError(28, "No space left on device", "metrics.jsonl"), 1, "No space left on device: 'metrics.jsonl'"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_an_error_is_a_sentence_with_the_exit_code_of_its_class(
+    error: BaseException, code: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any, **options: Any) -> int:
+        raise error
+
+    monkeypatch.setattr(commands, "check", fail)
+    done = call("check")
+    assert done.exit_code == code
+    assert said in done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+
+
+def test_a_traceback_is_shown_only_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any, **options: Any) -> int:
+        raise UsageError("a reason")
+
+    monkeypatch.setattr(commands, "check", fail)
+    assert "Traceback" not in call("check").stderr
+    for asked in (call("--traceback", "check"), call("check", "--traceback"), call("check", RLENT_TRACEBACK="1")):
+        assert asked.exit_code == 2
+        assert "Traceback" in asked.stderr
+        assert "error: a reason" in asked.stderr
+
+
+def test_a_defect_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any, **options: Any) -> int:
+        raise TypeError("a defect")
+
+    monkeypatch.setattr(commands, "check", fail)
+    done = call("check")
+    assert done.exit_code == 1
+    assert isinstance(done.exception, TypeError)
+
+
+# ---- what the verbs pass on ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "verb", "expected"),
+    [
+        (
+            "train recipe=grpo,klcov ~shape +shape=erc -m --config-dir a --config-dir b",
+            "train",
+            ((["recipe=grpo,klcov", "~shape", "+shape=erc"],), {"multirun": True, "config_dirs": ["a", "b"], "resume": None, "start_from": None, "dry_run": False}),
+        ),
+        ("train --resume out", "train", (([],), {"multirun": False, "config_dirs": [], "resume": "out", "start_from": None, "dry_run": False})),
+        (
+            "train --from out --dry-run seed=1",
+            "train",
+            ((["seed=1"],), {"multirun": False, "config_dirs": [], "resume": None, "start_from": "out", "dry_run": True}),
+        ),
+        (
+            "eval --pass-at-k 64 run=out --n 128 --problems 9 --seed 3 --out x --json --temperature 0.6 data=file",
+            "evaluate",
+            (
+                (["run=out", "data=file"],),
+                {"pass_at_k": 64, "n": 128, "greedy": False, "temperature": 0.6, "problems": 9, "seed": 3, "out": "x", "as_json": True, "config_dirs": []},
+            ),
+        ),
+        ("show klcov sampler.n=4 --json", "show", (("klcov", ["sampler.n=4"]), {"config_dirs": [], "as_json": True})),
+        ("check recipe=grpo --config-dir a", "check", ((["recipe=grpo"],), {"config_dirs": ["a"], "as_json": False})),
+        ("verify --only erc,qae --vectors v", "verify", ((), {"vectors": "v", "only": ["erc", "qae"], "config_dirs": [], "as_json": False})),
+    ],
+)
+def test_a_verb_passes_on_what_was_typed_and_returns_the_exit_code(line: str, verb: str, expected: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def note(*arguments: Any, **options: Any) -> int:
+        seen.append((arguments, options))
+        return 7
+
+    monkeypatch.setattr(commands, verb, note)
+    assert call(*shlex.split(line)).exit_code == 7
+    assert seen == [expected]
+
+
+def test_upload_sends_the_run_and_says_where_it_went(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlent.track.upload", lambda run: f"sent {run}")
+    assert call("upload", "run=out/mine").output == "sent out/mine\n"
+
+
+def test_explain_defines_one_metric_and_lists_all_by_group() -> None:
+    one = call("explain", "entropy/seq_mean").output
+    assert "mean over the tokens of each response" in one
+    assert "reading:" in one
+    everything = call("explain").output
+    assert everything.index("\nentropy\n") < everything.index("\ncov\n")
+    assert "entropy/seq_mean [nats]" in everything
+    assert json.loads(call("explain", "cov/top_0.02", "--json").output)["name"] == "cov/top_0.02"
+    names = [m["name"] for m in json.loads(call("explain", "--json").output)]
+    assert "entropy/mean" in names
+    assert all(name in everything for name in names)
+
+
+# ---- doctor -------------------------------------------------------------------------------------------------------------------
+
+
+def test_doctor_says_what_was_found_and_what_it_means() -> None:
+    done = call("doctor", "--json")
+    found = {f["what"]: f for f in json.loads(done.stdout)}
+    assert {"Python", "packages", "torch", "GPU", "transformers", "engine", "W&B", "disk", "memory"} <= set(found)
+    assert all(f["found"] and f["means"] for f in found.values())
+    assert "engine=auto takes" in found["engine"]["means"]
+    assert done.exit_code == int(any(f["health"] == "broken" for f in found.values()))
+
+
+def test_doctor_fails_only_for_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    fine, note = doctor.Finding("a", "b", "c"), doctor.Finding("GPU", "none", "slow", "note")
+    monkeypatch.setattr(doctor, "EXAMINATIONS", (lambda: fine, lambda: note))
+    assert call("doctor").exit_code == 0
+    monkeypatch.setattr(doctor, "EXAMINATIONS", (lambda: fine, lambda: doctor.Finding("torch", "absent", "install it", "broken")))
+    done = call("doctor")
+    assert done.exit_code == 1
+    assert "broken: torch" in done.output
+
+
+def test_doctor_names_packages_that_are_missing_or_not_as_tested(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(doctor.metadata, "requires", lambda name: ["torch>=2.11", "no-such-package>=1", "only-elsewhere; extra == 'dev'"])
+    found = doctor.packages()
+    assert (found.health, found.found) == ("broken", "no-such-package is missing")
+    monkeypatch.setattr(doctor.metadata, "requires", lambda name: ["typer>=999"])
+    assert "needs >=999" in doctor.packages().found
+    monkeypatch.setattr(doctor.metadata, "requires", lambda name: ["typer>=0.1"])
+    pins = tmp_path / "constraints.txt"
+    pins.write_text("# a set\ntyper==0.0.1\nnot-installed-here==1\n")
+    monkeypatch.setattr(doctor, "constraints_file", lambda: pins)
+    found = doctor.packages()
+    assert found.health == "note"
+    assert found.found.startswith("1 differ: typer ")
+
+
+def test_doctor_says_when_runs_have_no_room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda place: type("Usage", (), {"free": 10 * 2**20}))
+    assert doctor.disk().health == "broken"
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda place: type("Usage", (), {"free": 36 * 10**9}))
+    assert "up to 1.0 billion parameters" in doctor.disk().means
+
+
+# ---- the README ---------------------------------------------------------------------------------------------------------------
+
+
+def section(title: str) -> str:
+    text = (ROOT / "README.md").read_text()
+    found = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    assert found, f"README.md has no section '{title}'"
+    return found[1]
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def write_example(title: str, folder: Path) -> list[str]:
+    """Write the files a section shows (`# my/...` names each), and return its commands."""
+    for text in [*blocks(section(title), "python"), *blocks(section(title), "yaml")]:
+        named = re.search(r"^# (my/\S+)$", text, re.MULTILINE)
+        assert named, text
+        file = folder / named[1]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return [line for text in blocks(section(title), "bash") for line in text.splitlines()]
+
+
+@pytest.mark.slow
+def test_the_method_and_the_reward_of_the_readme_train_from_a_folder_outside(tmp_path: Path) -> None:
+    lines = [*write_example("A method of your own", tmp_path), *write_example("A reward of your own", tmp_path)]
+    assert lines == ["rlent train --config-dir my/ recipe=mine", "rlent train --config-dir my/ recipe=mine +reward=partial"]
+    done = shell(*shlex.split(lines[1])[1:], *QUICK, "run.dir=out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2]
+    for row in rows:
+        assert row["reward/mean"] == pytest.approx(row["reward/correct"] + row["reward/partial"])
+        assert 0.6 < row["weight/zero"] < 0.9  # four fifths of the tokens are left out, but for ties
+    assert any(row["reward/partial"] > 0 for row in rows)
+
+
+def test_the_reward_of_the_readme_pays_for_the_numbers_and_not_for_repeating(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_example("A reward of your own", tmp_path)
+    source = (tmp_path / "my" / "partial.py").read_text()
+    assert len(source.split("def ")[1].splitlines()) <= 10
+    names: dict[str, Any] = {}
+    exec(compile(source, "partial.py", "exec"), names)
+    written = ["(3*5)+(2*7)", "3+5", "7*2*3*5", "3,5,2,7", "29 from 3,5,2,7"]
+    rows = len(written)
+    found = names["uses_the_numbers"](["3,5,2,7:29?"] * rows, written, ["29 from 3,5,2,7"] * rows, [{"numbers": [3, 5, 2, 7]}] * rows, bonus=0.2)
+    assert found.tolist() == pytest.approx([0.2, 0.0, 0.2, 0.0, 0.0])
+
+
+def test_every_command_of_the_documents_is_one_the_command_line_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each `rlent ...` line of README and CONTRIBUTING parses; the verbs themselves are not run."""
+    for verb in ("train", "evaluate", "show", "check", "verify"):
+        monkeypatch.setattr(commands, verb, lambda *a, **k: 0)
+    text = (ROOT / "README.md").read_text() + (ROOT / "CONTRIBUTING.md").read_text()
+    lines = [line.split(" #")[0].strip() for block in blocks(text, "bash") for line in block.splitlines()]
+    mine = [line for line in lines if line.startswith("rlent ")]
+    assert len(mine) >= 10
+    for line in mine:
+        assert call(*shlex.split(line)[1:]).exit_code == 0, line
+
+
+def test_the_overrides_of_the_documents_compose(tmp_path: Path) -> None:
+    from rlent.recipe import load
+
+    text = (ROOT / "README.md").read_text()
+    lines = [line.split(" #")[0].strip() for block in blocks(text, "bash") for line in block.splitlines()]
+    for line in lines:
+        words = shlex.split(line)
+        if words[:2] == ["rlent", "train"] and "--config-dir" not in words and "-m" not in words:
+            assert load(words[2:]).plan.lines(), line
+
+
+def test_the_first_screen_says_how_to_start_and_what_the_scope_is() -> None:
+    first = (ROOT / "README.md").read_text().split("\n## ")[0]
+    for said in ("docs/demo.png", "make demo", "make test", "single-turn, text, verifiable rewards"):
+        assert said in first
+
+
+# ---- packaging ----------------------------------------------------------------------------------------------------------------
+
+
+def test_make_lists_its_targets() -> None:
+    done = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True)
+    listed = re.findall(r"^  make (\S+) +\S", done.stdout, re.MULTILINE)
+    assert {"help", "demo", "test", "check", "fmt", "test-gpu", "table", "clean"} <= set(listed)
+
+
+def test_the_constraints_pin_every_dependency_once_and_within_its_range() -> None:
+    import tomllib
+
+    from packaging.requirements import Requirement
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
+    pins = dict(line.split("==") for line in lines)
+    assert len(pins) == len(lines)
+    for text in [*project["dependencies"], *project["optional-dependencies"]["dev"]]:
+        wanted = Requirement(text)
+        assert wanted.specifier.contains(pins[wanted.name.lower()]), text
+
+
+@pytest.mark.slow
+def test_a_wheel_holds_the_recipes_and_the_tiny_model_and_trains_from_there(tmp_path: Path) -> None:
+    pytest.importorskip("hatchling", reason="needs hatchling, which the extra dev installs")
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+    subprocess.run(build, check=True, capture_output=True, text=True)
+    (wheel,) = tmp_path.glob("rlent-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        archive.extractall(tmp_path / "site")
+    shipped = {f"rlent/_recipes/{f.relative_to(ROOT / 'recipes').as_posix()}" for f in (ROOT / "recipes").rglob("*.yaml")}
+    assert shipped <= names
+    assert {"rlent/_recipes/config.yaml", "rlent/_constraints.txt"} <= names
+    assert {f"rlent/assets/tiny/{f.name}" for f in (ROOT / "rlent" / "assets" / "tiny").iterdir()} <= names
+    assert not [n for n in names if n.startswith(("tests/", "scripts/", "recipes/"))]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "OMP_NUM_THREADS": "1"}
+    where = [sys.executable, "-P", "-c", "from rlent.paths import checkout, recipes_dir; print(recipes_dir(), checkout())"]
+    said = subprocess.run(where, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
+    assert said.split() == [str(tmp_path / "site" / "rlent" / "_recipes"), "None"]
+    command = [sys.executable, "-P", "-m", "rlent", "train", "recipe=clipcov", *QUICK, "run.dir=out"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()) == 2
