@@ -65,6 +65,7 @@ Comparison = Generator[Question, Reply, Outcome]
 
 MAX_ITEMS = 256  # of a list; more is a limit
 MAX_QUESTIONS = 64  # of one comparison
+MAX_UNDONE = 2  # sums, products, integrals and limits in one of them
 _DEPTH = 6
 
 
@@ -364,6 +365,8 @@ class _Comparer:
             return Outcome(False, "none")
         if _UNDONE.search(answer) and not _UNDONE.search(gold):  # the question written down again
             return Outcome(False, "symbolic")
+        if max(len(_UNDONE.findall(answer)), len(_UNDONE.findall(gold))) > MAX_UNDONE:
+            return Outcome(False, "none", "limit")
         reply = yield Question(answer, gold)
         return Outcome(reply == "equal", "symbolic")
 
@@ -476,7 +479,7 @@ def _values(relation: Relation, *, loose: bool) -> list[str]:
     rounded = [_near(value, part) for part in parts[exact + 1 :]]
     if all(rounded):
         return [value, parts[-1]]
-    return [] if False in rounded else [value]
+    return [] if False in rounded and first == 0 else [value]
 
 
 def _near(exact: str, rounded: str) -> bool | None:

@@ -217,6 +217,7 @@ class Pool:
                     self._failed("a worker did not start in time")
                 else:
                     batch.killed += 1
+                    self._workers.append(_Worker())  # ready when the next question comes
                     self._postpone(task, batch, late, spent)
         return saved
 

@@ -44,7 +44,10 @@ class Update:
 
     AdamW with decoupled decay (Loshchilov and Hutter 2017, arXiv:1711.05101), of matrices only: biases and norms do not
     decay. Half-precision weights have float32 masters, without which a step of 1e-6 would round to nothing. The learning
-    rate is that of step `count // per_step`, so all updates of a step share it.
+    rate is that of step `count // per_step` of `steps`, so all updates of a step share it.
+
+    Raises:
+        ValueError: an unknown schedule, or one that falls without `steps`.
     """
 
     def __init__(
@@ -67,6 +70,8 @@ class Update:
         self.lr, self.max_norm, self.per_step, self.count = lr, max_norm, per_step, 0
         self.timing: dict[str, Any] = {"schedule": schedule, "warmup_steps": warmup_steps, "final_share": final_share, "steps": steps}
         lr_at(0, lr=lr, **self.timing)
+        if schedule != "constant" and steps < 1:
+            raise ValueError(f"optim.schedule is {schedule}, which falls over the steps of the run, and their number was not given")
         leaves = list(self.masters.values())
         groups = [
             {"params": [p for p in leaves if p.ndim > 1], "weight_decay": weight_decay},

@@ -211,6 +211,33 @@ def test_a_timeout_is_tried_again_in_the_next_batch_and_a_verdict_is_remembered(
         grader.pool.run = real  # type: ignore[method-assign]
 
 
+HOSTILE = [
+    "9^{9^{9^9}}",
+    "100000000!",
+    r"\binom{10^9}{5\cdot10^8}",
+    r"\sqrt[1000000]{2^{999983}+1}",
+    r"\sum_{k=1}^{1000000000} \frac{1}{k^2}",
+    "(" * 2000 + "1" + ")" * 2000,
+    "7" * 100_000,
+    "+".join(["x"] * 3000),
+    r"\begin{pmatrix}" + r"\\".join("&".join(["1"] * 40) for _ in range(40)) + r"\end{pmatrix}",
+    r"\boxed{" * 50 + "1",
+]
+
+
+def test_hostile_responses_change_no_other_verdict_and_leave_the_pool_whole(grader: MathGrader) -> None:
+    pairs = [(box(str(i % 7)), str(i % 5)) for i in range(90)]
+    expected = [v.correct for v in grader.grade_batch(pairs)]
+    mixed = list(pairs)
+    for n, text in enumerate(HOSTILE):
+        mixed.insert(n * 10, (box(text), "3"))
+    verdicts = grader.grade_batch(mixed)
+    assert [v.correct for i, v in enumerate(verdicts) if i % 10 or i >= 100] == expected
+    assert not any(v.correct for v in verdicts[:100:10])
+    assert not {v.status for v in verdicts[:100:10]} & {"timeout", "crash"}, "refused before any worker"
+    assert grader.equal(SYMBOLIC[0] + "+5", SYMBOLIC[1] + "+5")
+
+
 def test_verdicts_do_not_depend_on_the_number_of_workers() -> None:
     pairs = [(box(rf"\sum_{{k=0}}^{{n}} a_{{k}} x^{{{i}}}"), rf"\sum_{{k=0}}^{{n}} x^{{{i % 4}}} a_{{k}}") for i in range(6)]
     results = []

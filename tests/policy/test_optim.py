@@ -87,6 +87,11 @@ def test_schedules_by_hand():
         lr_at(0, lr=1.0, schedule="step")
 
 
+def test_a_falling_schedule_needs_to_know_how_long():
+    with pytest.raises(ValueError, match="optim.schedule is cosine, which falls over the steps of the run"):
+        Update(params().items(), lr=0.1, schedule="cosine")
+
+
 def test_updates_of_a_step_share_a_learning_rate():
     named = params()
     update = Update(named.items(), lr=1.0, schedule="linear", steps=3, per_step=2)
