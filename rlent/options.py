@@ -33,6 +33,7 @@ Share = Annotated[float, Range(0.0, 1.0)]
 """A fraction of tokens, rows or probability: 0 to 1, never percent."""
 
 NonNegative = Annotated[float, Range(0.0)]
+AboveOne = Annotated[float, Range(1.0, low_open=True)]
 Positive = Annotated[float, Range(0.0, low_open=True)]
 Count = Annotated[int, Range(0)]
 PositiveCount = Annotated[int, Range(1)]

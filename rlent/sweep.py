@@ -89,7 +89,7 @@ def sweep_dir(overrides: Sequence[str]) -> Path:
         if override.key_or_group == "hydra.sweep.dir":
             return Path(str(override.value()))
     text = " ".join(sorted(o for o in overrides if not o.startswith("hydra")))
-    swept = [o.key_or_group.split(".")[-1] for o in parse(overrides) if o.is_sweep_override()]
+    swept = sorted(o.key_or_group.split(".")[-1] for o in parse(overrides) if o.is_sweep_override())
     return Path("outputs") / "sweeps" / f"{'-'.join(swept) or 'single'}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
 
 

@@ -75,3 +75,13 @@ def group_second_largest(x: Float[Tensor, " N"], group: Int[Tensor, " N"]) -> Fl
     ordered = x[order[index[order].argsort(stable=True)]]
     end = count.cumsum(0)
     return ordered[end - count.clamp(max=2)][index]
+
+
+def centred(reward: Float[Tensor, " N"], group: Int[Tensor, " N"], degenerate: str) -> Float[Tensor, " N"]:
+    """Reward minus the group's mean [N].
+
+    A group of one has no baseline: `reference` leaves its reward as it is (as verl does), `zero` gives 0.
+    """
+    alone = group_count(group) == 1
+    own = reward if degenerate == "reference" else torch.zeros_like(reward)
+    return torch.where(alone, own, reward - group_mean(reward, group))

@@ -14,8 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rlent.math.ratio import log_ratio
-from rlent.methods.ppo_clip import AboveOne
-from rlent.options import NonNegative, Positive, Share
+from rlent.options import AboveOne, NonNegative, Positive, Share
 
 
 def gradient_preserving_clip(

@@ -14,18 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rlent.math.group import group_count, group_mean, group_std
+from rlent.math.group import centred, group_count, group_std
 from rlent.options import NonNegative
-
-
-def centred(reward: Tensor, group: Tensor, degenerate: str) -> Tensor:
-    """Reward minus the group's mean [N].
-
-    A group of one has no baseline: `reference` leaves its reward as it is (as verl does), `zero` gives 0.
-    """
-    alone = group_count(group) == 1
-    own = reward if degenerate == "reference" else torch.zeros_like(reward)
-    return torch.where(alone, own, reward - group_mean(reward, group))
 
 
 def group_relative(

@@ -5,16 +5,12 @@ Seat:   loss.
 Checked against: verl `compute_policy_loss_vanilla`.
 """
 
-from typing import Annotated
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from rlent.math.ratio import log_ratio
-from rlent.options import NonNegative, Positive, Range, Share
-
-AboveOne = Annotated[float, Range(1.0, low_open=True)]
+from rlent.options import AboveOne, NonNegative, Positive, Share
 
 
 def clipped_surrogate(

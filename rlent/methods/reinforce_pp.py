@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from rlent.math.group import centred
 from rlent.math.masked import whiten
-from rlent.methods.grpo import centred
 from rlent.options import Share
 
 

@@ -10,8 +10,7 @@ from typing import Literal
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rlent.math.group import group_count
-from rlent.methods.grpo import centred
+from rlent.math.group import centred, group_count
 
 
 def leave_one_out(

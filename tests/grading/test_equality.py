@@ -98,6 +98,7 @@ DIFFERENT = [
     ("10", "0.1", "a hundredth without a percent sign"),
     ("0.64N", "0.64", "a symbol is not a unit"),
     (r"5 \text{ cm}", r"5 \text{ m}", "other units"),
+    (r"5 \text{ hours}", r"5 \text{ meters}", "units that measure something else"),
     ("8", "8 million", "a scale is not a unit"),
     ("12", "1,2", "a list is not a number"),
     ("12", "1,23", "two digits do not make thousands"),
