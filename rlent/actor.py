@@ -96,7 +96,8 @@ class Actor:
                 out[name][torch.as_tensor(positions)[:, None], torch.arange(part.width)] = value
         if not out:
             names = ["logp", *(["entropy"] if entropy else []), *probes]
-            out = {n: torch.zeros((len(batch), batch.width)) for n in names}
+            dtype = torch.promote_types(next(policy.model.parameters()).dtype, torch.float32)
+            out = {n: torch.zeros((len(batch), batch.width), dtype=dtype) for n in names}
         return out
 
     def probes(self, wanted: set[str]) -> dict[str, Any]:
