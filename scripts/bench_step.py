@@ -13,8 +13,10 @@ do the same work, each in a process of its own that stays alive; only one runs a
             float32, no KL term, no gradient checkpointing, nothing logged or saved
 
 TRL lives in an environment of its own (`--env`), which the script makes: the torch and transformers of this interpreter,
-and the latest TRL that goes with them, unless `--trl` names a version. Ratios are between neighbouring blocks, so other
-load on the machine enters them less than it enters the seconds.
+and the latest TRL that goes with them, unless `--trl` names a version.
+
+Ratios are between blocks of the same round, so that other work on the machine enters them less than it enters the seconds.
+Where there is much of it, two threads wait for each other most of the time: use `--threads 1`, and read the ratio of CPU seconds.
 """
 
 from __future__ import annotations
@@ -43,10 +45,11 @@ LEARNING_RATE, MAX_NORM, SEED = 1e-4, 1.0, 0
 
 @dataclass
 class Block:
-    """What some steps in a row took: seconds in all and by stage, and response tokens sampled."""
+    """What some steps in a row took: seconds in all and by stage, CPU seconds of all threads, and response tokens sampled."""
 
     steps: int
     seconds: float
+    cpu: float
     tokens: int
     stages: dict[str, float] = field(default_factory=dict)
 
@@ -93,14 +96,18 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--max-tokens", type=_at_least(1), default=16, help="most tokens in a response")
     parser.add_argument("--updates", type=_at_least(1), default=4, help="M, optimizer updates a step; prompts must be a multiple of it")
     parser.add_argument("--env", type=Path, default=Path(".bench-trl"), help="folder of TRL's environment, made if it is not there")
-    parser.add_argument("--trl", default=None, metavar="VERSION", help="version of TRL (default: the latest, or the one the environment has)")
+    parser.add_argument(
+        "--trl", default=None, metavar="VERSION", help="version of TRL (default: the latest, or the one the environment has)"
+    )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.add_argument("--child", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--model", help=argparse.SUPPRESS)
     parser.add_argument("--problems", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.prompts % given.updates:
-        parser.error(f"--prompts {given.prompts} is not a multiple of --updates {given.updates}; an update takes whole groups, equally many each time")
+        parser.error(
+            f"--prompts {given.prompts} is not a multiple of --updates {given.updates}; an update takes whole groups, equally many each time"
+        )
     return given
 
 
@@ -265,25 +272,34 @@ def installed(python: str) -> dict[str, str]:
 
 
 def report(blocks: Mapping[str, Sequence[Block]]) -> dict[str, Any]:
-    """Medians and ranges over blocks, the ratio to TRL and the share of the metrics, both between neighbouring blocks."""
+    """Medians and ranges over blocks, the ratio to TRL, and the share of the metrics."""
     found: dict[str, Any] = {"sides": {side: _side(done) for side, done in blocks.items()}}
-    per_step = {side: [b.seconds / b.steps for b in done] for side, done in blocks.items()}
-    if {"rlent", "trl"} <= per_step.keys():
-        ratio = _spread([a / b for a, b in zip(per_step["rlent"], per_step["trl"], strict=True)])
+    if {"rlent", "trl"} <= blocks.keys():
+        ratio = _spread(_paired(blocks, lambda ours, theirs: ours.seconds / theirs.seconds, "trl"))
         found["ratio"] = ratio | {"promised": PROMISED_RATIO, "kept": ratio["median"] <= PROMISED_RATIO}
-    if {"rlent", "bare"} <= per_step.keys():
-        share = _spread([1 - b / a for a, b in zip(per_step["rlent"], per_step["bare"], strict=True)])
+        found["cpu_ratio"] = _spread(_paired(blocks, lambda ours, theirs: ours.cpu / theirs.cpu, "trl"))
+    if {"rlent", "bare"} <= blocks.keys():
+        share = _spread(_paired(blocks, lambda ours, bare: 1 - bare.seconds / ours.seconds, "bare"))
         found["metrics_share"] = share | {"promised": PROMISED_SHARE, "kept": share["median"] < PROMISED_SHARE}
+        found["metrics_cpu_share"] = _spread(_paired(blocks, lambda ours, bare: 1 - bare.cpu / ours.cpu, "bare"))
     found["blocks"] = {side: [asdict(b) for b in done] for side, done in blocks.items()}
     return found
 
 
+def _paired(blocks: Mapping[str, Sequence[Block]], compare: Callable[[Block, Block], float], other: str) -> list[float]:
+    """Our block against the other side's of the same round; a round has as many steps on every side."""
+    return [compare(ours, theirs) for ours, theirs in zip(blocks["rlent"], blocks[other], strict=True)]
+
+
 def _side(done: Sequence[Block]) -> dict[str, Any]:
     stages = {
-        stage: statistics.median(b.stages.get(stage, 0.0) / b.steps for b in done) for stage in STAGES if any(stage in b.stages for b in done)
+        stage: statistics.median(b.stages.get(stage, 0.0) / b.steps for b in done)
+        for stage in STAGES
+        if any(stage in b.stages for b in done)
     }
     return {
         "seconds_per_step": _spread([b.seconds / b.steps for b in done]),
+        "cpu_seconds_per_step": _spread([b.cpu / b.steps for b in done]),
         "tokens_per_second": _spread([b.tokens / b.seconds for b in done]),
         "tokens_per_step": statistics.median(b.tokens / b.steps for b in done),
         "stages": stages,
@@ -311,21 +327,22 @@ def settings(given: argparse.Namespace) -> dict[str, Any]:
 def show(found: Mapping[str, Any]) -> str:
     """The report as text."""
     where, how, has = found["machine"], found["settings"], found["versions"]
+    busy = " (busy: other work shares the cores)" if where["load_before"] > 0.5 * where["cores"] else ""
     lines = [
         f"{how['prompts']} prompts x {how['group']} responses of at most {how['max_tokens']} tokens, {how['updates']} updates a step; "
         f"recipe {how['recipe']}; {how['repeats']} blocks of {how['steps']} steps of each side, alternating",
         f"{where['cores']} cores ({where['processor']}), {where['threads']} threads, load {where['load_before']:.1f} before and "
-        f"{where['load_after']:.1f} after; torch {has['rlent']['torch']}, transformers {has['rlent']['transformers']}"
+        f"{where['load_after']:.1f} after{busy}; torch {has['rlent']['torch']}, transformers {has['rlent']['transformers']}"
         + (f", trl {has['trl']['trl']} on torch {has['trl']['torch']}" if has["trl"] else ""),
         "",
-        f"{'side':<8}{'s/step':>8}{'min':>8}{'max':>8}{'tokens/s':>10}{'min':>8}{'max':>8}{'tokens/step':>13}",
+        f"{'side':<8}{'s/step':>8}{'min':>8}{'max':>8}{'CPU s/step':>12}{'tokens/s':>10}{'min':>8}{'max':>8}{'tokens/step':>13}",
     ]
     for side, row in found["sides"].items():
         seconds, tokens = row["seconds_per_step"], row["tokens_per_second"]
         lines.append(
             f"{side:<8}"
             + "".join(f"{seconds[k]:>8.3f}" for k in ("median", "min", "max"))
-            + f"{tokens['median']:>10.0f}{tokens['min']:>8.0f}{tokens['max']:>8.0f}{row['tokens_per_step']:>13.0f}"
+            + f"{row['cpu_seconds_per_step']['median']:>12.3f}{tokens['median']:>10.0f}{tokens['min']:>8.0f}{tokens['max']:>8.0f}{row['tokens_per_step']:>13.0f}"
         )
     stages = [s for s in STAGES if any(s in row["stages"] for row in found["sides"].values())]
     lines += ["", "seconds a step by stage (medians)", f"{'side':<8}" + "".join(f"{s:>10}" for s in stages)]
@@ -333,15 +350,19 @@ def show(found: Mapping[str, Any]) -> str:
         lines.append(f"{side:<8}" + "".join(f"{row['stages'][s]:>10.4f}" if s in row["stages"] else f"{'-':>10}" for s in stages))
     lines.append("")
     if "ratio" in found:
-        lines.append(_verdict("seconds per step, rlent / TRL", found["ratio"], "{:.2f}", "at most"))
+        lines.append(_verdict("seconds per step, rlent / TRL", found["ratio"], found["cpu_ratio"], "{:.2f}", "at most"))
     if "metrics_share" in found:
-        lines.append(_verdict("entropy, covariance and ledger, share of the step", found["metrics_share"], "{:.1%}", "under"))
+        share, cpu = found["metrics_share"], found["metrics_cpu_share"]
+        lines.append(_verdict("entropy, covariance and ledger, share of the step", share, cpu, "{:.1%}", "under"))
     return "\n".join(lines)
 
 
-def _verdict(what: str, ratio: Mapping[str, Any], form: str, bound: str) -> str:
-    low, mid, high, aim = (form.format(ratio[k]) for k in ("min", "median", "max", "promised"))
-    return f"{what}: {mid} ({low} to {high}); {bound} {aim} is promised: {'kept' if ratio['kept'] else 'NOT KEPT'}"
+def _verdict(what: str, found: Mapping[str, Any], cpu: Mapping[str, float], form: str, bound: str) -> str:
+    low, mid, high, aim = (form.format(found[k]) for k in ("min", "median", "max", "promised"))
+    of_cpu = "{} ({} to {})".format(*(form.format(cpu[k]) for k in ("median", "min", "max")))
+    return (
+        f"{what}: {mid} ({low} to {high}); {bound} {aim} is promised: {'kept' if found['kept'] else 'NOT KEPT'}. Of CPU seconds: {of_cpu}"
+    )
 
 
 # ---- a child ------------------------------------------------------------------------------------------------------
@@ -356,7 +377,7 @@ class Pace:
         self.pipe = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)  # what libraries print goes to the log
         self.asked = self.left = 0
-        self.start = 0.0
+        self.start = self.start_cpu = 0.0
 
     def wait(self) -> None:
         """Block until there is a step to do.
@@ -370,17 +391,17 @@ class Pace:
         if not line.strip():
             raise Finished
         self.asked = self.left = int(line)
-        self.start = time.perf_counter()
+        self.start, self.start_cpu = time.perf_counter(), time.process_time()
 
     def done(self) -> None:
         """A step is done."""
         self.left -= 1
         if self.left:
             return
-        seconds = time.perf_counter() - self.start
+        seconds, cpu = time.perf_counter() - self.start, time.process_time() - self.start_cpu
         stages = dict(self.stages())
         stages["other"] = seconds - sum(stages.values())
-        self.pipe.write(json.dumps(asdict(Block(self.asked, seconds, self.tokens(), stages))) + "\n")
+        self.pipe.write(json.dumps(asdict(Block(self.asked, seconds, cpu, self.tokens(), stages))) + "\n")
         self.pipe.flush()
 
 
@@ -522,6 +543,7 @@ def train_trl(given: argparse.Namespace) -> None:
     watch.wrap(trainer, "_calculate_rewards", "grade")
     watch.wrap(trainer, "_generate_and_score_completions", "look_back")  # less the two above: old log-probs, advantages, padding
     watch.wrap(trainer, "training_step", "update")  # less the three above: forward, loss, backward; the optimizer comes next
+    watch.wrap(trainer.accelerator, "clip_grad_norm_", "update")
     watch.wrap(trainer, "create_optimizer", "other", then=lambda: watch.wrap(trainer.optimizer, "step", "update"))
     tokens = [0]
     score = trainer._generate_and_score_completions
