@@ -13,11 +13,17 @@ from torch import Tensor
 
 from rlent import noise
 from rlent.ledger import second_moment
+from rlent.math.entropy import entropy_from_logits
 from rlent.plan import Plan
 from rlent.policy.parts import cut
 from rlent.policy.policy import Policy
 from rlent.types import Batch
 from rlent.world import World
+
+
+def _entropy_at_one(temperature: float, logits: Tensor, target: Tensor) -> Tensor:
+    """A probe: entropy (nats) at temperature 1, from logits that were divided by `temperature`."""
+    return entropy_from_logits(logits * temperature)
 
 
 @dataclass
@@ -106,11 +112,14 @@ class Actor:
 
     def look_back(self, batch: Batch) -> Batch:
         """`old_*` and the streams of frozen models, with the cut of the first epoch. Nothing runs that the plan does not need."""
-        if self.plan.needs_look:
+        if self.plan.needs_look or self.temperature != 1.0:
             found: dict[str, Tensor] = {}
             for rows in self._minibatch_rows(batch, 0):
                 picked = batch.select(rows)
-                streams = self._forward(self.policy, picked, self._parts(picked), entropy=True, probes=self.probes(self.plan.look | self.plan.now))
+                probes = self.probes(self.plan.look | self.plan.now)
+                if self.temperature != 1.0:  # the paper's entropy is at temperature 1, whatever the sampler's
+                    probes["entropy_t1"] = partial(_entropy_at_one, self.temperature)
+                streams = self._forward(self.policy, picked, self._parts(picked), entropy=True, probes=probes)
                 for name, value in streams.items():
                     if name not in found:
                         found[name] = value.new_zeros((len(batch), batch.width))

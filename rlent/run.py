@@ -6,7 +6,7 @@ import shutil
 import signal
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from rlent.eval.evaluate import evaluate
 from rlent.folder import RunFolder
 from rlent.knobs import Knobs
 from rlent.ledger import EntropyLedger, sample_rows
+from rlent.math.passk import answer_classes
 from rlent.meter import Meter
 from rlent.policy.parts import run_halving
 from rlent.policy.policy import Policy
@@ -271,6 +272,8 @@ class Run:
         with self.clock.lap("sample"):
             batch = self.sampler(self.engine, self.data, self.grade, self)
         self.clock.seconds["sample"] -= self.clock.seconds.get("grade", 0.0)
+        if any("answer_id" in n.reads for members in self.plan.nodes.values() for n in members):
+            batch["answer_id"] = answer_ids(batch, getattr(self.grader, "equal", None))
         self._current = batch
         return batch
 
@@ -496,6 +499,16 @@ class Run:
             return None
         path = self.folder.path / "batches" / f"failed_step_{self.step:06d}_rank{self.world.rank}.safetensors"
         return frozen.save(batch, path)
+
+
+def answer_ids(batch: Batch, equal: Callable[[str, str], bool] | None) -> Tensor:
+    """Equivalence class of each answer within its group [N], -1 where there is none."""
+    ids = torch.full((len(batch),), -1, dtype=torch.long)
+    for group in batch["group"].unique():
+        rows = (batch["group"] == group).nonzero()[:, 0].tolist()
+        found = answer_classes([batch["answer"][i] for i in rows], equal, [bool(batch["correct"][i]) for i in rows])
+        ids[rows] = torch.tensor(found)
+    return ids
 
 
 def moment(reads: Sequence[str], when: str) -> str:

@@ -8,7 +8,8 @@ A step is one iteration: sample G responses to each of P prompts, grade them, an
 do the same work, each in a process of its own that stays alive; only one runs at a time, in short blocks that alternate:
 
     rlent   `rlent train`'s own loop with all its metrics and files (no console, no W&B, no evaluation)
-    bare    the same without entropy, covariance and ledger: what these cost is rlent - bare
+    bare    the same without entropy, covariance and ledger: what these cost is rlent - bare, which on a busy machine is
+            mostly noise; the stages ledger and measure of rlent itself, all but the entropies in the heads, are steadier
     trl     GRPOTrainer: the same model, prompts in the same order, checker, group, lengths, updates, rate and threads,
             float32, no KL term, no gradient checkpointing, nothing logged or saved
 
@@ -16,7 +17,8 @@ TRL lives in an environment of its own (`--env`), which the script makes: the to
 and the latest TRL that goes with them, unless `--trl` names a version.
 
 Ratios are between blocks of the same round, so that other work on the machine enters them less than it enters the seconds.
-Where there is much of it, two threads wait for each other most of the time: use `--threads 1`, and read the ratio of CPU seconds.
+Where there is much of it, threads that spin while they wait for each other take the step apart: set `OMP_WAIT_POLICY=passive`
+(the children inherit it) or `--threads 1`, and read the ratio of CPU seconds.
 """
 
 from __future__ import annotations
@@ -278,6 +280,9 @@ def report(blocks: Mapping[str, Sequence[Block]]) -> dict[str, Any]:
         ratio = _spread(_paired(blocks, lambda ours, theirs: ours.seconds / theirs.seconds, "trl"))
         found["ratio"] = ratio | {"promised": PROMISED_RATIO, "kept": ratio["median"] <= PROMISED_RATIO}
         found["cpu_ratio"] = _spread(_paired(blocks, lambda ours, theirs: ours.cpu / theirs.cpu, "trl"))
+    if "rlent" in blocks:
+        spent = [(b.stages.get("measure", 0.0) + b.stages.get("ledger", 0.0)) / b.seconds for b in blocks["rlent"]]
+        found["metrics_stage_share"] = _spread(spent)
     if {"rlent", "bare"} <= blocks.keys():
         share = _spread(_paired(blocks, lambda ours, bare: 1 - bare.seconds / ours.seconds, "bare"))
         found["metrics_share"] = share | {"promised": PROMISED_SHARE, "kept": share["median"] < PROMISED_SHARE}
@@ -354,6 +359,7 @@ def show(found: Mapping[str, Any]) -> str:
     if "metrics_share" in found:
         share, cpu = found["metrics_share"], found["metrics_cpu_share"]
         lines.append(_verdict("entropy, covariance and ledger, share of the step", share, cpu, "{:.1%}", "under"))
+        lines.append(f"the stages ledger and measure of rlent alone: {found['metrics_stage_share']['median']:.1%}")
     return "\n".join(lines)
 
 

@@ -21,7 +21,7 @@ GOOD = {"id": "a", "prompt": "1+1?", "answer": "2", "level": 3}
 
 def write(path: Path, rows: list) -> Path:
     text = "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
-    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    path.write_bytes(gzip.compress(text.encode(), mtime=0) if path.suffix == ".gz" else text.encode())
     return path
 
 
@@ -143,7 +143,7 @@ def test_rows_are_counted_as_lines_of_the_file_and_a_blank_line_is_no_row(tmp_pa
         ("set.json", b'{"a": 1}\n{"a": 2}', r"not JSON .* name such a file \.jsonl"),
         ("set.jsonl", b"", "there are no rows"),
         ("set.jsonl.gz", b"not gzip", "cannot be read"),
-        ("set.jsonl.gz", gzip.compress(b'{"prompt": "1", "answer": "1"}\n' * 400)[:-12], "cannot be read"),
+        ("set.jsonl.gz", gzip.compress(b'{"prompt": "1", "answer": "1"}\n' * 400, mtime=0)[:-12], "cannot be read"),
         ("set.parquet", b"PAR1 no", "not a Parquet file"),
         ("set.csv", b"a,b", r"not a kind of file that can be read \(kinds: \.jsonl"),
     ],

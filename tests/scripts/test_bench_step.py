@@ -68,6 +68,7 @@ def test_stages_are_seconds_a_step_and_a_stage_a_side_lacks_is_left_out():
     found = full({"rlent": [block(5.0, sample=2.0, ledger=1.0, other=2.0)], "trl": [block(8.0, sample=6.0, other=2.0)]})
     assert found["sides"]["rlent"]["stages"] == pytest.approx({"sample": 0.2, "ledger": 0.1, "other": 0.2})
     assert "ledger" not in found["sides"]["trl"]["stages"]
+    assert found["metrics_stage_share"]["median"] == pytest.approx(0.2)
     lines = script.show(found).splitlines()
     stages = next(i for i, line in enumerate(lines) if "by stage" in line)
     assert lines[stages + 1].split() == ["side", "sample", "ledger", "other"]

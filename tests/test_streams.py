@@ -1,0 +1,54 @@
+"""Streams that some functions ask for: answer classes, the entropy at temperature 1, noise, and the time limit of a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from runs import SMALL, lines, rows, train
+
+from rlent import commands
+
+
+def test_answer_classes_are_made_when_a_function_names_them(run_dir: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    (folder / "reward").mkdir(parents=True)
+    (folder / "vote_reward.py").write_text(
+        "import torch\n\n\ndef vote(answer, answer_id, group):\n"
+        "    for g in group.unique():\n"
+        "        at = (group == g).nonzero()[:, 0].tolist()\n"
+        "        for i in at:\n"
+        "            for j in at:\n"
+        "                if answer[i] is None:\n"
+        "                    assert answer_id[i] == -1\n"
+        "                elif answer[i] == answer[j]:\n"
+        "                    assert answer_id[i] == answer_id[j]\n"
+        "    return (answer_id >= 0).float()\n"
+    )
+    (folder / "reward" / "vote.yaml").write_text("vote:\n  _target_: vote_reward.vote\n  coef: 1.0\n")
+    commands.train([*SMALL, "trainer.steps=1", "reward=[vote]", "sampler.max_tokens=16", f"run.dir={run_dir}"], config_dirs=[str(folder)])
+    assert rows(run_dir)[0]["reward/vote"] > 0
+
+
+def test_another_temperature_also_logs_the_entropy_at_one(tmp_path: Path) -> None:
+    warm = rows(train(tmp_path / "warm", "trainer.steps=1", "sampler.temperature=1.5"))[0]
+    assert warm["entropy_t1/mean"] < warm["entropy/mean"], "a higher temperature flattens the distribution"
+    plain = rows(train(tmp_path / "plain", "trainer.steps=1"))[0]
+    assert "entropy_t1/mean" not in plain
+
+
+def test_the_sampler_and_the_trainer_agree_on_log_probabilities(run_dir: Path) -> None:
+    train(run_dir, "trainer.steps=2", "sampler.temperature=1.3")
+    for row in rows(run_dir):
+        assert row["mismatch/max"] < 1e-4
+        assert row["entropy/sampler"] == pytest.approx(row["entropy/mean"], abs=1e-4)
+
+
+def test_the_time_limit_stops_with_a_checkpoint_that_resumes(run_dir: Path, tmp_path: Path) -> None:
+    train(run_dir, "trainer.steps=4", "trainer.max_time=0.000001")
+    assert json.loads((run_dir / "status.json").read_text())["state"] == "stopped"
+    assert lines(run_dir) == 0
+    assert commands.train(["trainer.max_time=null"], resume=str(run_dir)) == 0
+    whole = train(tmp_path / "whole", "trainer.steps=4")
+    assert (whole / "metrics.jsonl").read_bytes() == (run_dir / "metrics.jsonl").read_bytes()
