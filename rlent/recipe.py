@@ -106,7 +106,11 @@ def load(overrides: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()) 
         problems.extend(_check_pick(pick, menus))
     if problems:
         raise RecipeError(problems)
-    config, choices, sources = _compose([_pick_line(p) for p in picks], dirs)
+    empty = [p.key_or_group for p in picks if p.key_or_group in SINGLE and not p.is_delete() and str(p.value()) == "none"]
+    config, choices, sources = _compose([p.input_line for p in picks if p.key_or_group not in empty], dirs)
+    for seat in empty:
+        config[seat], choices[seat] = None, "none"
+        sources = {k: v for k, v in sources.items() if not k.startswith(f"{seat}.")}
     for value in values:
         problems.extend(_apply(config, value, sources, menus))
     return _finish(config, choices, sources, list(overrides), [str(d) for d in dirs], problems)
@@ -181,12 +185,6 @@ def _check_pick(pick: Override, menus: dict[str, dict[str, Path]]) -> list[str]:
         for v in listed
         if v is not None and str(v) not in menu and str(v) != "none"
     ]
-
-
-def _pick_line(pick: Override) -> str:
-    """The line Hydra gets; a single seat left empty is `null` there."""
-    empty = pick.key_or_group in SINGLE and not pick.is_delete() and str(pick.value()) == "none"
-    return f"{pick.key_or_group}=null" if empty else pick.input_line
 
 
 def _compose(picks: list[str], dirs: list[Path]) -> tuple[DictConfig, dict[str, Any], dict[str, str]]:

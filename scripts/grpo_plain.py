@@ -77,7 +77,7 @@ def main(steps=20, seed=0, lr=1e-4, dtype=torch.float32, max_norm=1.0, report=pr
     model = AutoModelForCausalLM.from_pretrained(tiny_path(), dtype=dtype).eval()
     tokenizer = AutoTokenizer.from_pretrained(tiny_path())
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
-    problems, grader, cursor, history = CountdownData(numbers=[3], train_size=8000).train, CountdownGrader(), 0, []
+    problems, grader, cursor, history = CountdownData(numbers=[3, 3, 4], train_size=10_000).train, CountdownGrader(), 0, []
 
     for step in range(1, steps + 1):
         # 1. draw prompts and sample responses

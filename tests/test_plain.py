@@ -35,4 +35,7 @@ def test_losses_gradients_curves_and_weights_equal_the_plain_script(plain, tmp_p
     weights = load_file(run / "model" / "model.safetensors")
     for name, parameter in model.named_parameters():
         if name in weights:
-            torch.testing.assert_close(parameter.detach(), weights[name], rtol=1e-6, atol=5e-7)
+            # transformers computes norms in float32 whatever the dtype, and Adam divides a tiny gradient by its own size: an
+            # element may be off by a part of one update (1e-4), the mean may not
+            gap = (parameter.detach() - weights[name]).abs()
+            assert gap.max() < 1e-5 and gap.mean() < 1e-9, name

@@ -31,10 +31,13 @@ from rlent.math.entropy import reduction_dtype
 
 Probe = Callable[..., Any]
 
-TILE = {"cpu": 1 << 21, "cuda": 1 << 26}
-"""Logits held at a time, by device: 8 MB of float32 stay in the last-level cache of a CPU, 256 MB keep a GPU busy."""
+TILE = {"cpu": 1 << 23, "cuda": 1 << 26}
+"""Most logits of a tile, by device: 32 MB of float32 on a CPU, where threads meet after each operation; 256 MB on a GPU."""
 
-ROWS = {"cpu": 2048, "cuda": 8192}
+LEAST = 1 << 19
+"""Fewest logits worth a tile of their own; above it, a tile is at most 1/32 of all."""
+
+ROWS = {"cpu": 4096, "cuda": 8192}
 """Tokens of a tile, when there are more."""
 
 KEPT = 1 << 26
@@ -109,7 +112,7 @@ def token_statistics_backward(
     entropy = g_entropy is not None if entropy is None else entropy or g_entropy is not None
     head = _Head(hidden, weight, bias, _Job(target, temperature, softcap, entropy, chunk=chunk))
     n, size = len(hidden), len(weight)
-    cols = list(_spans(size, max(1, TILE[head.place] // max(1, min(n, head.whole_rows)))))
+    cols = list(_spans(size, max(1, head.tile // max(1, min(n, head.whole_rows)))))
     d_hidden = torch.zeros(hidden.shape, dtype=head.dtype, device=hidden.device)
     fresh = d_weight is None
     if d_weight is None:
@@ -192,7 +195,8 @@ class _Head:
         self.half = hidden.dtype if half and hidden.is_cuda else None  # tensor cores: half in, float32 out
         if self.half is None:
             self.hidden = hidden.to(self.dtype)
-        self.whole_rows = job.chunk or _whole_rows(len(hidden), len(weight), TILE[self.place])
+        self.tile = min(TILE[self.place], max(LEAST, len(hidden) * len(weight) // 32))
+        self.whole_rows = job.chunk or _whole_rows(len(hidden), len(weight), self.tile)
         self._cached: tuple[int, int, Tensor] | None = None
 
     def tiles(self) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
@@ -201,7 +205,7 @@ class _Head:
         if self.job.probes:
             return [(0, size)], list(_spans(n, self.whole_rows))
         rows = min(n, self.job.chunk or ROWS[self.place]) or 1
-        return list(_spans(size, max(1, TILE[self.place] // rows))), list(_spans(n, rows))
+        return list(_spans(size, max(1, self.tile // rows))), list(_spans(n, rows))
 
     def work(self, rows: int, cols: int) -> Tensor:
         """A buffer for one tile."""

@@ -16,7 +16,7 @@ FEW = {"pass_at_k": 4, "problems": 6}
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train(tmp_path_factory.mktemp("run") / "run", *SMALL, "trainer.steps=2", "checkpoint.every=1", small=[])
+    return train(tmp_path_factory.mktemp("run") / "run", *SMALL, "recipe=entropybonus", "regularize.entropy.coef=1", "trainer.steps=2", "checkpoint.every=1", small=[])
 
 
 def result(folder: Path) -> dict:
