@@ -18,24 +18,9 @@ from torch import Tensor
 
 from rlent import noise
 from rlent.math import covariance
+from rlent.math.covariance import entropy_change_terms
 
-
-def theorem1_terms(
-    pull: Float[Tensor, "*shape"], logp: Float[Tensor, "*shape"], entropy: Float[Tensor, "*shape"], second: Float[Tensor, "*shape"]
-) -> Float[Tensor, "*shape"]:
-    """-pull [p (log p + H) - sum_v p_v^2 (log p_v + H)]: theorem 1 for one sampled action, nats per unit logit step.
-
-    `pull` is d(objective)/d(logp) of the action, which moves the logits by pull (onehot - p); `second` is `second_moment`.
-    With pull = adv the mean over actions drawn from p is -Cov(log p, p (adv - E adv)): centring is built in.
-    """
-    return -pull * (logp.exp() * (logp + entropy) - second)
-
-
-def theorem2_terms(
-    adv: Float[Tensor, "*shape"], logp: Float[Tensor, "*shape"], entropy: Float[Tensor, "*shape"]
-) -> Float[Tensor, "*shape"]:
-    """-adv (log p + H): theorem 2 (natural policy gradient) for one sampled action, nats per unit logit step."""
-    return -adv * (logp + entropy)
+__all__ = ["EntropyLedger", "entropy_change_terms", "sample_rows", "second_moment"]
 
 
 def second_moment(logits: Float[Tensor, "t V"], target: Int[Tensor, " t"]) -> Float[Tensor, " t"]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rlent import metrics
-from rlent.ledger import EntropyLedger, theorem1_terms, theorem2_terms
+from rlent.ledger import EntropyLedger, entropy_change_terms
 from rlent.objective import Out, Scale
 from rlent.types import Batch
 from rlent.world import World, merge
@@ -177,8 +177,8 @@ class Meter:
             return None
         mask = whole["mask"]
         logp, entropy, second = (whole[k].double() for k in ("logp", "entropy", "second"))
-        d1 = theorem1_terms(whole["gradient"], logp, entropy, second)[mask].mean()
-        d2 = theorem2_terms(whole["adv"].double(), logp, entropy)[mask].mean()
+        terms = entropy_change_terms(logp, entropy, whole["adv"].double(), whole["gradient"], second)
+        d1, d2 = (term[mask].mean() for term in terms)
         change = (whole["after"].double() - entropy)[mask].mean()
         after_mean = whole["after"].double()[mask].mean()
         return {"d1": float(d1), "d2": float(d2), "measured": float(change), "after": float(after_mean)}

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from rlent.ledger import EntropyLedger, sample_rows, second_moment, theorem1_terms, theorem2_terms
+from rlent.ledger import EntropyLedger, entropy_change_terms, sample_rows, second_moment
 
 LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0], dtype=torch.float64)
 RAW = torch.tensor([1.0, 0.0, -1.0, 0.5], dtype=torch.float64)
@@ -28,8 +28,8 @@ def predictions(adv):
     """Both theorems per unit logit step: the terms of all four actions, weighted by the policy."""
     prob, logp, entropy, _ = policy()
     second = second_moment(LOGITS.expand(4, 4), torch.arange(4))
-    first = theorem1_terms(adv, logp, entropy.expand(4), second)
-    return float((prob * first).sum()), float((prob * theorem2_terms(adv, logp, entropy.expand(4))).sum())
+    first, other = entropy_change_terms(logp, entropy.expand(4), adv, adv, second)
+    return float((prob * first).sum()), float((prob * other).sum())
 
 
 @pytest.mark.parametrize(
@@ -59,10 +59,8 @@ def test_sampled_actions_average_to_the_theorems():
     prob, logp, entropy, adv = policy()
     drawn = torch.multinomial(prob, 1000, replacement=True, generator=torch.Generator().manual_seed(3))
     second = second_moment(LOGITS.expand(1000, 4), drawn)
-    for terms, exact in (
-        (theorem1_terms(adv[drawn], logp[drawn], entropy.expand(1000), second), predictions(adv)[0]),
-        (theorem2_terms(adv[drawn], logp[drawn], entropy.expand(1000)), predictions(adv)[1]),
-    ):
+    found = entropy_change_terms(logp[drawn], entropy.expand(1000), adv[drawn], adv[drawn], second)
+    for terms, exact in zip(found, predictions(adv), strict=True):
         error = float(terms.std() / math.sqrt(1000))
         assert abs(float(terms.mean()) - exact) < 3 * error
         assert error < 0.6 * abs(exact)  # 1,000 actions are enough to see the sign
@@ -74,7 +72,8 @@ def test_one_pushed_action_moves_the_entropy_by_its_term(action):
     push = torch.nn.functional.one_hot(torch.tensor(action), 4) - prob
     second = second_moment(LOGITS[None], torch.tensor([action]))
     for pull in (1.0, -2.5):
-        term = theorem1_terms(torch.tensor([pull], dtype=torch.float64), logp[action][None], entropy[None], second)
+        pulled = torch.tensor([pull], dtype=torch.float64)
+        term, _ = entropy_change_terms(logp[action][None], entropy[None], pulled, pulled, second)
         assert moved(1e-6 * pull * push) / 1e-6 == pytest.approx(float(term), rel=1e-4)
 
 
