@@ -1,6 +1,6 @@
 """The collapse and the rescue, on a laptop: train GRPO and Clip-Cov on the embedded task, evaluate both, draw one picture.
 
-    make demo                                # or: python scripts/demo.py --steps 200 --out demo
+    make demo                                # or: python scripts/demo.py --steps 250 --out demo
 
 The two trainings run side by side, one thread each. Everything is kept in the output folder; a demo that was stopped is
 continued by the same command.
@@ -71,7 +71,7 @@ def evaluate(out: Path, samples: int, problems: int) -> dict[str, Path]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=250)
     parser.add_argument("--samples", type=int, default=64, help="responses to each held-out problem")
     parser.add_argument("--problems", type=int, default=128)
     parser.add_argument("--seed", type=int, default=0)
