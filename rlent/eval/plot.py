@@ -280,8 +280,8 @@ def demo_table(runs: Mapping[str, Rows], evals: Mapping[str, Evaluation], start:
     named = {**({start.label or "start": start} if start is not None else {}), **evals}
     most = min(e.ladder[-1] for e in named.values())
     table = Table(caption=next(iter(named.values())).size(), caption_justify="left")
-    table.add_column("run")
-    for name in ("entropy, first", f"entropy, last {tail}", "pass@1", f"pass@{most}"):
+    table.add_column("run", no_wrap=True, min_width=max(map(len, named)))
+    for name in ("H first", f"H last {tail}", "pass@1", f"pass@{most}"):
         table.add_column(name, justify="right", no_wrap=True)
     for name, evaluation in named.items():
         values = series(runs[name])[1] if name in runs else []
