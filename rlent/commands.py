@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -173,7 +172,3 @@ def evaluate(arguments: Sequence[str], **options: Any) -> int:
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     return main(list(arguments), **options)
-
-
-def warn(text: str) -> None:
-    print(text, file=sys.stderr)
