@@ -3,8 +3,8 @@
     python scripts/make_tiny_model.py                          # writes rlent/assets/tiny, about 6 minutes of one core
     python scripts/make_tiny_model.py --out elsewhere --steps 20 --problems 4
 
-The model is trained, supervised, on random well-formed expressions over the prompt's numbers, of which a third equal the
-target. So reinforcement learning starts where it is interesting: the form is known, entropy is high, a single try is
+The model is trained, supervised, on random well-formed expressions over the prompt's numbers, of which three in five equal
+the target. So reinforcement learning starts where it is interesting: the form is known, entropy is high, a single try is
 seldom right, and some of 64 tries usually is. No held-out problem (`rlent.data.countdown.held_out`) is shown.
 
 The same seed, number of threads and torch build give the same bytes.
@@ -36,7 +36,7 @@ ALPHABET = "0123456789+-*/(),:?"
 MAX_POSITIONS = 128
 
 SIZES, LARGEST, MAX_TARGET = (3, 4), 9, 99
-RIGHT_SHARE = 1 / 3
+RIGHT_SHARE = 0.6
 OPERATORS = "+++--**/"
 """Drawn from with equal chances: division seldom leads to a whole number."""
 
@@ -105,12 +105,12 @@ def right_example(rng: random.Random) -> tuple[list[int], int, str]:
             return numbers, int(value), text
 
 
-def examples(count: int, rng: random.Random) -> list[tuple[str, str]]:
-    """`count` pairs of prompt and response, a third of them right; none is a held-out problem."""
+def examples(count: int, rng: random.Random, right: float) -> list[tuple[str, str]]:
+    """`count` pairs of prompt and response, a share `right` of them right; none is a held-out problem."""
     rows = []
     for _ in range(count):
         numbers, target, text = right_example(rng)
-        if rng.random() >= RIGHT_SHARE:
+        if rng.random() >= right:
             text, _ = random_expression(numbers, rng)
         rows.append((numbers, target, text))
     given = torch.tensor([n + [0] * (max(SIZES) - len(n)) for n, _, _ in rows])
@@ -132,7 +132,9 @@ def encode(pairs: list[tuple[str, str]], tokenizer: Qwen2Tokenizer) -> tuple[Ten
     return ids, mask
 
 
-def train(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, *, steps: int, batch: int, seed: int, log_every: int = 50) -> None:
+def train(
+    model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, *, steps: int, batch: int, seed: int, right: float, log_every: int = 50
+) -> None:
     """AdamW with warm-up and a cosine to zero; each step sees new examples."""
     rng = random.Random(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.01)
@@ -142,7 +144,7 @@ def train(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, *, steps: int, bat
         rate = LEARNING_RATE * min(step / WARMUP, 0.5 * (1 + math.cos(math.pi * step / (steps + 1))))
         for group in optimizer.param_groups:
             group["lr"] = rate
-        ids, mask = encode(examples(batch, rng), tokenizer)
+        ids, mask = encode(examples(batch, rng, right), tokenizer)
         logits = model(ids[:, :-1], use_cache=False).logits
         loss = cross_entropy(logits[mask[:, 1:]], ids[:, 1:][mask[:, 1:]])
         optimizer.zero_grad()
@@ -201,8 +203,9 @@ def measure(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, problems: list[P
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Make the embedded tiny model.")
     parser.add_argument("--out", type=Path, default=tiny_path(), help="folder to write (default: the package's assets)")
-    parser.add_argument("--steps", type=int, default=500, help="updates of the supervised training")
+    parser.add_argument("--steps", type=int, default=700, help="updates of the supervised training")
     parser.add_argument("--batch", type=int, default=256, help="examples an update")
+    parser.add_argument("--right", type=float, default=RIGHT_SHARE, help="share of the examples whose expression equals the target")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="torch threads; another number may give other bytes")
     parser.add_argument("--problems", type=int, default=64, help="held-out problems to measure on")
@@ -215,7 +218,7 @@ def main(argv: list[str] | None = None) -> int:
     tokenizer = make_tokenizer()
     model = make_model(tokenizer)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, vocabulary {len(tokenizer)}")
-    train(model, tokenizer, steps=options.steps, batch=options.batch, seed=options.seed)
+    train(model, tokenizer, steps=options.steps, batch=options.batch, seed=options.seed, right=options.right)
 
     options.out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(options.out)
