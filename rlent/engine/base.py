@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from rlent.errors import EngineError, ModelError
 from rlent.types import Request, Rollouts
 
 
@@ -55,3 +56,34 @@ class Engine(Protocol):
     def idle(self) -> AbstractContextManager[None]:
         """While inside, the engine samples nothing and holds as little memory as it can."""
         ...
+
+
+def check_requests(rows: Sequence[Request], *, vocab: int, limit: int | None) -> None:
+    """Refuse what no engine can sample from a model with `vocab` tokens and `limit` positions.
+
+    Raises:
+        EngineError, ModelError: see `Engine.generate`.
+    """
+    checked: set[int] = set()
+    for i, r in enumerate(rows):
+        if not len(r.prompt):
+            raise EngineError(f"row {i} (key {r.key}): the prompt has 0 tokens; at least 1 is needed")
+        length = len(r.prompt) + len(r.prefix)
+        if limit is not None and length >= limit:
+            raise ModelError(
+                f"row {i} (key {r.key}): prompt and prefix have {length} tokens; the model has {limit} positions, "
+                f"and at least one is needed for the response"
+            )
+        for ids in (r.prompt, r.prefix):
+            if id(ids) not in checked and len(ids) and not 0 <= min(ids) <= max(ids) < vocab:
+                found = f"token ids from {min(ids)} to {max(ids)}"
+                raise EngineError(f"row {i} (key {r.key}): {found}; the vocabulary is 0 to {vocab - 1}")
+            checked.add(id(ids))
+        for name, value, good, accepted in (
+            ("max_tokens", r.max_tokens, r.max_tokens >= 0, "0 or more"),
+            ("temperature", r.temperature, 0 <= r.temperature < float("inf"), "a finite number from 0 (greedy)"),
+            ("top_p", r.top_p, 0 < r.top_p <= 1, "above 0 and at most 1"),
+            ("top_k", r.top_k, r.top_k >= 0, "0 (off) or more"),
+        ):
+            if not good:
+                raise EngineError(f"row {i} (key {r.key}): {name} is {value}; {accepted} is accepted")

@@ -18,10 +18,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from rlent import noise
-from rlent.engine.base import Weights
+from rlent.engine.base import Weights, check_requests
 from rlent.engine.decode import Decoder, LeanDecoder
 from rlent.engine.warp import draw, entropy_of, warp
-from rlent.errors import EngineError, ModelError, NonFinite
+from rlent.errors import EngineError, NonFinite
 from rlent.options import PositiveCount
 from rlent.types import Request, Rollouts
 
@@ -98,7 +98,7 @@ class NativeEngine:
         The module is in eval mode meanwhile and afterwards as it was, also after an error or an interrupt.
         """
         began = time.perf_counter()
-        self._check(rows)
+        check_requests(rows, vocab=self.vocab, limit=self.limit)
         results = Rollouts([[] for _ in rows], [[] for _ in rows], ["length"] * len(rows), version=self.version)
         if entropy:
             results.sampler_entropy = [[] for _ in rows]
@@ -119,32 +119,6 @@ class NativeEngine:
         if self.lean:
             raise EngineError(f"engine.lean is true, but this model cannot use the lean decoder: {obstacle}; leave engine.lean null")
         return Decoder(self.model, self.pad_id)
-
-    def _check(self, rows: Sequence[Request]) -> None:
-        """Refuse what cannot be sampled, by row."""
-        checked: set[int] = set()
-        for i, r in enumerate(rows):
-            if not len(r.prompt):
-                raise EngineError(f"row {i} (key {r.key}): the prompt has 0 tokens; at least 1 is needed")
-            length = len(r.prompt) + len(r.prefix)
-            if self.limit is not None and length >= self.limit:
-                raise ModelError(
-                    f"row {i} (key {r.key}): prompt and prefix have {length} tokens; the model has {self.limit} positions, "
-                    f"and at least one is needed for the response"
-                )
-            for ids in (r.prompt, r.prefix):
-                if id(ids) not in checked and len(ids) and not 0 <= min(ids) <= max(ids) < self.vocab:
-                    found = f"token ids from {min(ids)} to {max(ids)}"
-                    raise EngineError(f"row {i} (key {r.key}): {found}; the vocabulary is 0 to {self.vocab - 1}")
-                checked.add(id(ids))
-            for name, value, good, accepted in (
-                ("max_tokens", r.max_tokens, r.max_tokens >= 0, "0 or more"),
-                ("temperature", r.temperature, 0 <= r.temperature < float("inf"), "a finite number from 0 (greedy)"),
-                ("top_p", r.top_p, 0 < r.top_p <= 1, "above 0 and at most 1"),
-                ("top_k", r.top_k, r.top_k >= 0, "0 (off) or more"),
-            ):
-                if not good:
-                    raise EngineError(f"row {i} (key {r.key}): {name} is {value}; {accepted} is accepted")
 
 
 @contextlib.contextmanager

