@@ -17,6 +17,7 @@ from transformers.utils import logging as hf_logging
 
 from rlent import checkpoint, frozen, objective
 from rlent.actor import Actor, Minibatch
+from rlent.alarms import Alarms
 from rlent.data.problems import Problems, draw
 from rlent.engine.make import make_engine
 from rlent.errors import CheckpointError, NonFinite, RlentError, UsageError
@@ -36,9 +37,6 @@ from rlent.types import Batch, Problem, Verdict
 from rlent.world import World
 
 hf_logging.disable_progress_bar()
-
-INERT_AFTER = 20
-"""Steps after which a node that changed no pull is reported."""
 
 
 class Feed:
@@ -87,9 +85,13 @@ class Run:
         self.seed = int(config["seed"])
         _threads(config["scale"])
         updates = int(config["trainer"]["minibatches"]) * int(config["trainer"]["epochs"])
-        self.policy = Policy.load(**_loading(config["model"], config["scale"]), optim=config["optim"], steps=self.total, updates_per_step=updates)
+        self.policy = Policy.load(
+            **_loading(config["model"], config["scale"]), optim=config["optim"], steps=self.total, updates_per_step=updates
+        )
         models = {
-            name: Policy.load(**_loading({**config["model"], **spec}, config["scale"])) for name, spec in (config.get("models") or {}).items() if name in self.plan.models
+            name: Policy.load(**_loading({**config["model"], **spec}, config["scale"]))
+            for name, spec in (config.get("models") or {}).items()
+            if name in self.plan.models
         }
         self.tokenizer = self.policy.tokenizer
         self.stop = stop_tokens(self.tokenizer, getattr(self.policy.model, "generation_config", None))
@@ -125,9 +127,14 @@ class Run:
         self.ledger = EntropyLedger() if rows else None
         self.ledger_rows = rows
         self.meter = Meter(world, self.ledger, rows)
-        self.tracker = Tracker(folder.path, run_id=run_id, enabled=world.leads, **{k: v for k, v in config["track"].items() if k not in ("ledger", "keep_batches")})
+        self.tracker = Tracker(
+            folder.path,
+            run_id=run_id,
+            enabled=world.leads,
+            **{k: v for k, v in config["track"].items() if k not in ("ledger", "keep_batches")},
+        )
         self.tokens = 0
-        self._inert: dict[str, int] = {}
+        self.alarms = Alarms()
 
     # ---- beginnings and ends ------------------------------------------------------------------------------------
 
@@ -159,7 +166,13 @@ class Run:
                 _discard(folder)
             raise
         if world.leads:
-            about = {"id": run_id, "name": recipe.name, "overrides": recipe.overrides, "config_dirs": recipe.config_dirs, "data": run._data_about()}
+            about = {
+                "id": run_id,
+                "name": recipe.name,
+                "overrides": recipe.overrides,
+                "config_dirs": recipe.config_dirs,
+                "data": run._data_about(),
+            }
             folder.describe(config=recipe.config, differences=differences(recipe.config), plan=recipe.plan.lines(), about=about)
             folder.status("running", 0)
         run.tracker.start(config=recipe.config, tags=[recipe.name, *recipe["run"]["tags"]], resume_step=None)
@@ -190,7 +203,12 @@ class Run:
         if saved:
             run._restore(saved[-1])
         if world.leads and overrides:
-            folder.describe(config=config, differences=differences(config), plan=recipe.plan.lines(), about={k: about[k] for k in ("id", "name", "overrides", "config_dirs", "data")})
+            folder.describe(
+                config=config,
+                differences=differences(config),
+                plan=recipe.plan.lines(),
+                about={k: about[k] for k in ("id", "name", "overrides", "config_dirs", "data")},
+            )
         run.tracker.start(config=config, tags=[recipe.name, *recipe["run"]["tags"]], resume_step=run.done)
         folder.status("running", run.done)
         return run
@@ -377,18 +395,10 @@ class Run:
             found.update({f"knob/{k}": v for k, v in self.knobs.turned.items()})
             self.tokens += int(found["tokens/step"])
             found["tokens/total"] = float(self.tokens)
-            self._note_inert(found)
+            acting = (*self.plan.nodes["shape"], *self.plan.nodes["regularize"])
+            for warning in self.alarms.look(self.step, found, {f"effect/{node.name}": node.path for node in acting}):
+                self.tracker.say(warning)
         return dict(self.world.broadcast(found))
-
-    def _note_inert(self, metrics: Mapping[str, float]) -> None:
-        """Report, once, a shape or regularizer whose presence changed no pull for a while."""
-        for node in (*self.plan.nodes["shape"], *self.plan.nodes["regularize"]):
-            changed = metrics.get(f"effect/{node.name}")
-            if changed is None:
-                continue
-            self._inert[node.path] = self._inert.get(node.path, 0) + 1 if changed == 0 else 0
-            if self._inert[node.path] == INERT_AFTER:
-                self.tracker.say(f"step {self.step}: {node.path} has changed no token's gradient for {INERT_AFTER} steps")
 
     def every(self, step: int, metrics: dict[str, float], scored: Batch) -> None:
         """pass@k when due; metrics.jsonl, W&B and the console; a checkpoint when due."""
@@ -456,7 +466,10 @@ class Run:
 
     def _stateful(self) -> dict[str, Any]:
         return {
-            node.path: node.fn for members in self.plan.nodes.values() for node in members if node.stateful and hasattr(node.fn, "state_dict")
+            node.path: node.fn
+            for members in self.plan.nodes.values()
+            for node in members
+            if node.stateful and hasattr(node.fn, "state_dict")
         }
 
     def _save(self) -> None:
@@ -470,7 +483,7 @@ class Run:
                 "knobs": self.knobs.state_dict(),
                 "functions": {path: fn.state_dict() for path, fn in self._stateful().items()},
                 "ledger": self.ledger.state_dict() if self.ledger else None,
-                "inert": self._inert,
+                "alarms": self.alarms.state_dict(),
                 "tokens": self.tokens,
                 "policy": plain,
                 "torch": torch.__version__,
@@ -491,7 +504,8 @@ class Run:
                 fn.load_state_dict(state["functions"][path])
         if self.ledger and state["ledger"]:
             self.ledger.load_state_dict(state["ledger"])
-        self._inert, self.tokens = dict(state["inert"]), int(state["tokens"])
+        self.alarms.load_state_dict(state["alarms"])
+        self.tokens = int(state["tokens"])
         self.done = step
         self.engine.load(self.policy, step)
 
