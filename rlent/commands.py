@@ -29,10 +29,16 @@ def train(
         from rlent import sweep
 
         return sweep.run(list(overrides), config_dirs, dry_run=dry_run)
-    from rlent.run import Run
+    from rlent import launch
 
     if resume:
-        run = Run.resume(resume, _resume_overrides(overrides))
+        found = _resume_overrides(overrides)
+        scale = {**_saved_scale(resume), **{k.removeprefix("scale."): v for k, v in found.items() if k.startswith("scale.")}}
+        if ranks := launch.wanted(scale):
+            return launch.launch(["train", "--resume", resume, *overrides], ranks)
+        from rlent.run import Run
+
+        run = Run.resume(resume, found)
     else:
         given = list(overrides)
         if start_from:
@@ -41,8 +47,21 @@ def train(
         if dry_run:
             print("\n".join(describe(recipe)))
             return 0
+        if ranks := launch.wanted(recipe["scale"]):
+            folders = [part for folder in config_dirs for part in ("--config-dir", folder)]
+            return launch.launch(["train", *folders, *given], ranks)
+        from rlent.run import Run
+
         run = Run.start(recipe)
     return _train(run)
+
+
+def _saved_scale(place: str) -> dict[str, Any]:
+    """The scale block of a run; empty if there is no run, which `Run.resume` explains."""
+    from rlent.folder import RunFolder
+
+    path = Path(place)
+    return dict(RunFolder(path).config.get("scale", {})) if (path / "recipe.yaml").is_file() else {}
 
 
 def _train(run: Any) -> int:
@@ -70,7 +89,16 @@ def _train(run: Any) -> int:
 
 def _resume_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     """A resumed run is the same run: only its end may be moved."""
-    allowed = {"trainer.steps", "trainer.max_time", "checkpoint.every", "checkpoint.keep", "track.console", "track.mode", "scale.threads"}
+    allowed = {
+        "trainer.steps",
+        "trainer.max_time",
+        "checkpoint.every",
+        "checkpoint.keep",
+        "track.console",
+        "track.mode",
+        "scale.threads",
+        "scale.ranks",
+    }
     found = {o.key_or_group: o.value() for o in recipes.parse(overrides)}
     refused = sorted(set(found) - allowed)
     if refused:
@@ -110,7 +138,13 @@ def show(name: str, overrides: Sequence[str] = (), *, config_dirs: Sequence[str]
     options = [{"option": k, "value": v, "from": recipe.sources.get(k, "default")} for k, v in flat.items() if not k.endswith("_target_")]
     if as_json:
         plan = recipe.plan.lines()
-        print(json.dumps({"card": card, "options": options, "plan": plan, "config": recipe.config, "warnings": recipe.warnings}, indent=1, default=str))
+        print(
+            json.dumps(
+                {"card": card, "options": options, "plan": plan, "config": recipe.config, "warnings": recipe.warnings},
+                indent=1,
+                default=str,
+            )
+        )
         return 0
     text = _header(name, config_dirs)
     print(text if text else name)

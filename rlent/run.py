@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import time
@@ -146,6 +147,7 @@ class Run:
             RunExists: the folder is there already.
         """
         world = World.join(recipe["scale"]["device"], recipe["scale"]["timeout"])
+        world.agree("recipe", json.dumps(recipe.config, sort_keys=True, default=str))
         run_id = world.broadcast(uuid.uuid4().hex[:8])
         folder = None
         failure: str | None = None

@@ -46,6 +46,7 @@ class Checkpoint:
 @dataclass(frozen=True, kw_only=True)
 class Scale:
     device: Literal["cpu", "cuda"]
+    ranks: PositiveCount
     threads: PositiveCount | None
     timeout: Seconds
 

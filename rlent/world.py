@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from rlent.errors import UsageError
 from rlent.types import Batch
 
 
@@ -32,6 +33,8 @@ class World:
             return World()
         if not dist.is_initialized():
             backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+            if device == "cuda":
+                torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
             dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
         return World(dist.get_rank(), dist.get_world_size())
 
@@ -68,6 +71,19 @@ class World:
         box = [value]
         dist.broadcast_object_list(box, src=0)
         return box[0]
+
+    def agree(self, what: str, value: str) -> None:
+        """Check that every rank has the same text.
+
+        Raises:
+            UsageError: on every rank, naming the ranks that differ from rank 0.
+        """
+        found = self.all_gather(value)
+        other = [rank for rank, text in enumerate(found) if text != found[0]]
+        if other:
+            raise UsageError(
+                f"rank {', '.join(map(str, other))} has another {what} than rank 0; start all ranks with the same arguments and files"
+            )
 
     def sums(self, values: Sequence[int]) -> list[int]:
         """Sums of whole numbers over ranks (exact)."""

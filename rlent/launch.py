@@ -1,0 +1,104 @@
+"""Several ranks on this machine, from one command: `rlent train scale.ranks=2 ...`.
+
+It does what torchrun does for one machine (the same environment variables, so `torchrun --nproc-per-node 2 -m rlent train ...` is
+the same run), and differs in how it ends. A first Ctrl-C is passed on once, and the ranks finish their step and save,
+however long that takes; the exit code is the rank's own; and a rank that dies takes the others with it at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from rlent.errors import UsageError
+
+GRACE = 15.0
+"""Seconds that the other ranks have to end by themselves once one has died, before they are killed."""
+
+
+def wanted(scale: Mapping[str, object]) -> int | None:
+    """How many ranks this process has to start, or None where it is a rank itself or the only one.
+
+    Raises:
+        UsageError: started by torchrun with another number of processes than the recipe says.
+    """
+    ranks = int(str(scale.get("ranks", 1)))
+    given = os.environ.get("WORLD_SIZE")
+    if given and ranks > 1 and int(given) != ranks:
+        raise UsageError(
+            f"scale.ranks is {ranks}, and the launcher started {given} processes (WORLD_SIZE); leave scale.ranks at 1 under torchrun, or give the same number"
+        )
+    return None if given or ranks == 1 else ranks
+
+
+def launch(arguments: Sequence[str], ranks: int) -> int:
+    """Run `rlent ARGUMENTS` as `ranks` processes and wait for them. Returns the exit code of the first that failed, or 0."""
+    with _port() as port:
+        group = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    threads = str(max(1, (os.cpu_count() or 1) // ranks))
+    processes = []
+    for rank in range(ranks):
+        environment = {"OMP_NUM_THREADS": threads, **os.environ, **group, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        # A session of its own: Ctrl-C reaches the ranks once, from here.
+        processes.append(subprocess.Popen([sys.executable, "-m", "rlent", *arguments], env=environment, start_new_session=True))
+    with _passing_on(processes):
+        return _wait(processes)
+
+
+def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> int:
+    failed: tuple[int, int] | None = None
+    deadline = float("inf")
+    while True:
+        codes = [p.poll() for p in processes]
+        if failed is None:
+            failed = next(((rank, code) for rank, code in enumerate(codes) if code), None)
+            if failed is not None:
+                deadline = time.monotonic() + GRACE
+                if any(code is None for code in codes) and failed[1] != 130:
+                    print(
+                        f"rank {failed[0]} ended with {_said(failed[1])}; stopping the others. Continue the run with `rlent train --resume`.",
+                        file=sys.stderr,
+                    )
+        if all(code is not None for code in codes):
+            return 0 if failed is None else failed[1] if failed[1] > 0 else 128 - failed[1]
+        if time.monotonic() > deadline:
+            for p in processes:
+                if p.poll() is None:
+                    p.kill()
+        time.sleep(0.05)
+
+
+def _said(code: int) -> str:
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+
+@contextmanager
+def _passing_on(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
+    def pass_on(number: int, frame: object) -> None:
+        for p in processes:
+            if p.poll() is None:
+                p.send_signal(number)
+
+    before = {s: signal.signal(s, pass_on) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for p in processes:
+            if p.poll() is None:
+                p.kill()
+
+
+@contextmanager
+def _port() -> Iterator[int]:
+    """A port that is free now."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        yield s.getsockname()[1]

@@ -1,0 +1,75 @@
+"""Several ranks from one command: stopped, killed and resumed, they give what one rank gives."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from runs import SMALL, command, environment, lines, rows, started, train, wait_for
+
+from rlent import launch
+from rlent.errors import UsageError
+
+LONG = [*SMALL, "recipe=clipcov", "model.dtype=float64", "trainer.steps=8", "checkpoint.every=1"]
+
+
+def ranks_of(process: subprocess.Popen[str]) -> list[int]:
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True).stdout
+    return [int(pid) for pid in found.split()]
+
+
+@pytest.mark.slow
+def test_ranks_that_were_stopped_and_then_killed_end_as_one_rank_ends(run_dir: Path, tmp_path: Path) -> None:
+    one = train(tmp_path / "one", *LONG, small=[])
+    job = started("train", *LONG, "scale.ranks=2", f"run.dir={run_dir}")
+    wait_for(lambda: lines(run_dir) >= 2, job)
+    job.send_signal(signal.SIGINT)
+    assert job.wait(120) == 130, job.stdout.read()
+    stopped = lines(run_dir)
+    assert 2 <= stopped < 8
+
+    job = started("train", "--resume", str(run_dir))
+    wait_for(lambda: lines(run_dir) > stopped, job)
+    victim = ranks_of(job)[1]
+    os.kill(victim, signal.SIGKILL)
+    assert job.wait(120) == 128 + signal.SIGKILL
+    assert "rank 1 ended with SIGKILL; stopping the others" in job.stdout.read()
+
+    done = subprocess.run(command("train", "--resume", str(run_dir)), env=environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    for ours, theirs in zip(rows(one), rows(run_dir), strict=True):
+        assert ours.keys() == theirs.keys()
+        assert all(theirs[k] == pytest.approx(v, rel=1e-8, abs=1e-10) for k, v in ours.items())
+
+
+@pytest.mark.slow
+def test_ranks_with_different_recipes_are_refused_by_all(run_dir: Path) -> None:
+    script = "import os, sys; from rlent import cli; sys.argv += ['seed=' + os.environ['RANK']]; cli.main()"
+    arguments = ["train", *LONG, f"run.dir={run_dir}"]
+    shell = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "--no-python",
+        sys.executable,
+        "-c",
+        script,
+    ]
+    done = subprocess.run([*shell, *arguments], env=environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode != 0 and done.stderr.count("rank 1 has another recipe than rank 0") >= 2, done.stderr
+    assert not run_dir.exists()
+
+
+def test_a_number_of_ranks_other_than_the_launchers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert launch.wanted({"ranks": 4}) == 4 and launch.wanted({"ranks": 1}) is None
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert launch.wanted({"ranks": 2}) is None and launch.wanted({"ranks": 1}) is None
+    with pytest.raises(UsageError, match=r"scale.ranks is 4, and the launcher started 2"):
+        launch.wanted({"ranks": 4})
