@@ -76,8 +76,12 @@ class Actor:
         return rows
 
     def _parts(self, batch: Batch) -> list[list[int]]:
+        """This rank's parts; where the model is split over ranks, as many as any rank has, the last ones empty."""
         lengths = [len(p) + int(n) for p, n in zip(batch["prompt_ids"], batch.lengths.tolist(), strict=True)]
-        return cut(lengths, self.tokens_per_part) if lengths else []
+        parts = cut(lengths, self.tokens_per_part) if lengths else []
+        if self.policy.root is not None:
+            parts += [[]] * (max(self.world.all_gather(len(parts))) - len(parts))
+        return parts
 
     def split(self, batch: Batch) -> Iterator[Minibatch]:
         """The minibatches of a step, epoch after epoch."""
@@ -91,7 +95,9 @@ class Actor:
     # ---- forwards without gradient --------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def _forward(self, policy: Policy, batch: Batch, parts: Sequence[Sequence[int]], *, entropy: bool, probes: Mapping[str, Any]) -> dict[str, Tensor]:
+    def _forward(
+        self, policy: Policy, batch: Batch, parts: Sequence[Sequence[int]], *, entropy: bool, probes: Mapping[str, Any]
+    ) -> dict[str, Tensor]:
         """Streams of all rows [n, T], part by part."""
         out: dict[str, Tensor] = {}
         for positions in parts:
@@ -99,6 +105,8 @@ class Actor:
             for name, value in policy.look(part, temperature=self.temperature, entropy=entropy, probes=probes).items():
                 if name not in out:
                     out[name] = value.new_zeros((len(batch), batch.width))
+                if not positions:
+                    continue
                 out[name][torch.as_tensor(positions)[:, None], torch.arange(part.width)] = value
         if not out:
             names = ["logp", *(["entropy"] if entropy else []), *probes]
@@ -139,7 +147,9 @@ class Actor:
             streams = {k: minibatch.batch[f"old_{k}"] for k in wanted}
         else:
             streams = self._forward(self.policy, minibatch.batch, minibatch.parts, entropy="entropy" in wanted, probes=self.probes(wanted))
-        return Minibatch(minibatch.batch.with_(**{f"now_{k}": v for k, v in streams.items() if k in wanted}), minibatch.index, minibatch.parts)
+        return Minibatch(
+            minibatch.batch.with_(**{f"now_{k}": v for k, v in streams.items() if k in wanted}), minibatch.index, minibatch.parts
+        )
 
     def measure(self, batch: Batch) -> dict[str, Tensor]:
         """`logp`, `entropy` and the second moment of given rows under the current policy (the entropy ledger)."""
@@ -165,7 +175,7 @@ class Actor:
 
     def step(self) -> dict[str, float]:
         """One optimizer update; gradients are summed over ranks first (denominators are global already)."""
-        if self.world.size > 1:
+        if self.world.size > 1 and self.policy.root is None:
             for parameter in self.policy.model.parameters():
                 if parameter.requires_grad:
                     if parameter.grad is None:

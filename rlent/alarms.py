@@ -18,19 +18,24 @@ IN_A_ROW = 3
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """`metric` is too large above `floor` and above `factor` times its mean over the first steps."""
+    """`metric` is too large above `floor` and above `factor` times its mean over the first steps.
+
+    `never`: above `floor` it is too large from the first step on.
+    """
 
     metric: str
     floor: float
     factor: float
     advice: str
+    never: bool = True
 
 
 _GRADER = "`grader/<status>` in metrics.jsonl, and the responses kept by track.samples, say which answers"
 GROWTHS = (
     Growth("mismatch/mean", 0.02, 3.0, "the engine and the trainer drift apart; shape=[truncated_importance] corrects for it"),
     Growth("mismatch/k3", 0.01, 5.0, "the engine and the trainer drift apart; shape=[truncated_importance] corrects for it"),
-    *(Growth(f"grader/{status}", 0.05, 3.0, _GRADER) for status in ("timeout", "crash", "limit", "unparsed")),
+    *(Growth(f"grader/{status}", 0.05, 3.0, _GRADER) for status in ("timeout", "crash", "limit")),
+    Growth("grader/unparsed", 0.05, 3.0, _GRADER, never=False),  # a policy that cannot write answers yet is no fault of the grader
 )
 
 
@@ -59,7 +64,7 @@ class Alarms:
             if len(base) < BASE_STEPS:
                 base.append(value)
             usual = sum(base) / len(base)
-            large = value > rule.floor and (value > rule.factor * usual or len(base) < BASE_STEPS)
+            large = value > rule.floor and (value > rule.factor * usual or (rule.never and len(base) < BASE_STEPS))
             self.above[rule.metric] = self.above.get(rule.metric, 0) + 1 if large else 0
             if self.above[rule.metric] == IN_A_ROW:
                 said.append(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import time
@@ -30,6 +31,7 @@ from rlent.math.passk import answer_classes
 from rlent.meter import Meter
 from rlent.policy.parts import run_halving
 from rlent.policy.policy import Policy
+from rlent.policy.shard import Sharding
 from rlent.recipe import Recipe, build, differences, from_config
 from rlent.sampling.draw import Decoding, stop_tokens
 from rlent.sampling.group import GroupSampler
@@ -227,9 +229,9 @@ class Run:
     def close(self, state: str, reason: str = "") -> None:
         """End the run: the model is exported when it finished, trackers are closed, the folder is released."""
         try:
+            if state == "finished":
+                self._export()
             if self.world.leads:
-                if state == "finished":
-                    self._export()
                 self.folder.status(state, self.done, reason)
             self.tracker.finish(state)
         finally:
@@ -239,9 +241,15 @@ class Run:
 
     def _export(self) -> None:
         """The model as transformers and vLLM load it; that of a shorter run in the same folder is replaced."""
+        weights = None
+        if self.policy.root is not None:  # all ranks gather, one tensor at a time; rank 0 keeps them
+            gathered = ((name, value.cpu() if self.world.leads else None) for name, value in self.policy.named_weights())
+            weights = {name: value for name, value in gathered if value is not None}
+        if not self.world.leads:
+            return
         final, fresh = self.folder.path / "model", self.folder.path / ".model.new"
         shutil.rmtree(fresh, ignore_errors=True)
-        self.policy.export(fresh)
+        self.policy.export(fresh, weights)
         shutil.rmtree(final, ignore_errors=True)
         fresh.rename(final)
 
@@ -357,8 +365,13 @@ class Run:
             out.loss.backward()
             return out
 
-        for out in run_halving(once, part, self._halved, self.policy.model.parameters()):
-            self.meter.add(out)
+        if self.policy.root is None:
+            for out in run_halving(once, part, self._halved, self.policy.model.parameters()):
+                self.meter.add(out)
+        elif len(part):
+            self.meter.add(once(part))
+        else:  # the other ranks have rows: go through the model with them
+            sum(value.sum() for value in self.actor(part).values()).backward()
 
     def _halved(self, rows: int) -> None:
         """A part of `rows` rows did not fit: say so the first time, count it, and cut smaller from the next step on."""
@@ -546,8 +559,13 @@ def _threads(scale: Mapping[str, Any]) -> None:
 
 
 def _loading(model: Mapping[str, Any], scale: Mapping[str, Any]) -> dict[str, Any]:
+    """How a policy is loaded: the options of `Policy.load` in the blocks `model` and `scale`."""
     known = {k: model[k] for k in ("path", "dtype", "attn", "revision", "trust_remote_code") if k in model}
-    return {**known, "device": scale["device"]}
+    known |= {"device": scale["device"], "recompute": scale["recompute"]}
+    if scale["shard"] and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        compute = getattr(torch, scale["compute"]) if scale["compute"] else None
+        known["sharding"] = Sharding(replicas=int(scale["replicas"]), compute=compute, offload=bool(scale["offload"]))
+    return known
 
 
 def _discard(folder: RunFolder) -> None:

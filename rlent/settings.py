@@ -47,6 +47,11 @@ class Checkpoint:
 class Scale:
     device: Literal["cpu", "cuda"]
     ranks: PositiveCount
+    shard: bool
+    replicas: PositiveCount
+    compute: Literal["bfloat16", "float16"] | None
+    offload: bool
+    recompute: bool
     threads: PositiveCount | None
     timeout: Seconds
 

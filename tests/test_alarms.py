@@ -25,6 +25,7 @@ def test_a_single_bad_step_and_small_numbers_say_nothing():
 
 def test_a_run_that_starts_badly_is_told_at_once():
     assert [s.split(":")[0] for s in told(Alarms(), [{"grader/timeout": 0.5}] * 9)] == [f"step {IN_A_ROW}"]
+    assert told(Alarms(), [{"grader/unparsed": 0.5}] * 9) == []
 
 
 def test_what_was_said_is_not_said_again_after_a_resume():

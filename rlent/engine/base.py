@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor
 
 from rlent.errors import EngineError, ModelError
-from rlent.types import Request, Rollouts
+from rlent.types import Batch, Request, Rollouts
 
 
 class Weights(Protocol):
@@ -19,6 +19,10 @@ class Weights(Protocol):
 
     def named_weights(self) -> Iterable[tuple[str, Tensor]]:
         """Every parameter by its Hugging Face name, gathered whole, one at a time."""
+        ...
+
+    def look(self, part: Batch) -> dict[str, Tensor]:
+        """`logp` of response tokens at temperature 1. All ranks must ask together."""
         ...
 
 

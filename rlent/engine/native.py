@@ -72,6 +72,7 @@ class NativeEngine:
         self.max_batch_tokens = max_batch_tokens
         self.lean = lean
         self.version = -1
+        self._whole: Any = contextlib.nullcontext  # of a model split over ranks: gathers it
         text = model.config.get_text_config()  # type: ignore[operator, union-attr]
         self.vocab: int = text.vocab_size
         self.limit: int | None = getattr(text, "max_position_embeddings", None)
@@ -87,6 +88,7 @@ class NativeEngine:
                 "the native engine samples the module it was made with, and this policy has another one; make the engine with policy.model"
             )
         self.version = version
+        self._whole = getattr(policy, "whole", contextlib.nullcontext)
 
     def idle(self) -> AbstractContextManager[None]:
         """Nothing to give back: no cache outlives `generate`."""
@@ -103,7 +105,7 @@ class NativeEngine:
         if entropy:
             results.sampler_entropy = [[] for _ in rows]
         budget = [min(r.max_tokens, (self.limit or 1 << 62) - len(r.prompt) - len(r.prefix)) for r in rows]
-        with torch.inference_mode(), _evaluating(self.model):
+        with self._whole(), torch.inference_mode(), _evaluating(self.model):
             decoder = self._decoder()
             for wave in _waves(rows, budget, self.max_batch_tokens):
                 _Wave(self, decoder, rows, wave, budget).run(results)

@@ -25,7 +25,7 @@ from rlent import noise
 from rlent.engine.base import Weights, check_requests
 from rlent.errors import EngineError, NonFinite
 from rlent.options import Count, PositiveCount, Share
-from rlent.types import Request, Rollouts
+from rlent.types import Batch, Request, Rollouts
 
 _PROBE_TOKENS = 8
 _TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.25}
@@ -137,12 +137,16 @@ class VllmEngine:
         """All ranks prove together: a sharded policy needs every rank for its forward pass."""
         stride = max(1, self.vocab // _PROBE_TOKENS)
         prompt = [(1 + self.version + stride * i) % self.vocab for i in range(_PROBE_TOKENS)]
-        tokens = min(_PROBE_TOKENS, (self.limit or 1 << 62) - len(prompt))
-        got = self.generate([Request(prompt, key=(self.version, 0), max_tokens=tokens)])
-        ids = torch.tensor([prompt + got.tokens[0]], device=next(policy.model.parameters()).device)
-        logits = policy.model(ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
-        mine = logits.log_softmax(-1).gather(1, ids[0, len(prompt) :, None])[:, 0].cpu()
-        off = float((mine - torch.tensor(got.sampler_logp[0])).abs().max())
+        length = min(_PROBE_TOKENS, (self.limit or 1 << 62) - len(prompt))
+        got = self.generate([Request(prompt, key=(self.version, 0), max_tokens=length)])
+        tokens = torch.tensor(got.tokens)
+        mine = policy.look(
+            Batch(
+                {"prompt_ids": [prompt], "tokens": tokens, "mask": torch.ones_like(tokens, dtype=torch.bool)},
+                torch.zeros(1, dtype=torch.long),
+            )
+        )["logp"]
+        off = float((mine[0].float().cpu() - torch.tensor(got.sampler_logp[0])).abs().max())
         if not off <= _TOLERANCE[self.dtype]:
             raise EngineError(
                 f"after loading the weights of version {self.version}, vLLM's log-probabilities are off by {off:.3g} nats "

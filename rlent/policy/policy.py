@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from rlent.policy import lean as lean_family
 from rlent.policy.forward import Forward, GeneralForward, Layout, text_config
 from rlent.policy.head import Probe, call_probe, probe_reads, token_statistics, token_statistics_backward
 from rlent.policy.optim import Update
+from rlent.policy.shard import Sharding, gathered, recompute_layers, shard
 from rlent.types import Batch
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64, "float16": torch.float16}
@@ -38,10 +41,14 @@ class Policy:
         steps: int = 0,
         updates_per_step: int = 1,
         lean: bool | None = None,
+        sharding: Sharding | None = None,
+        recompute: bool = False,
     ) -> None:
         """Wrap a model.
 
         Args:
+            sharding: split the weights over the ranks (all of them must do this together).
+            recompute: activation checkpointing.
             optim: options of `rlent.policy.optim.Update` (those of `recipes/optim`).
             steps: steps of the run, over which the learning rate's schedule runs.
             updates_per_step: optimizer updates in a step; they share a learning rate.
@@ -53,7 +60,9 @@ class Policy:
         self.model, self.tokenizer = model, tokenizer
         _no_dropout(model)
         model.eval()
-        reason = lean_family.obstacle(model)
+        reason = lean_family.obstacle(model) or (
+            "it is split over ranks" if sharding else "its layers are recomputed" if recompute else None
+        )
         if lean and reason:
             raise ModelError(f"the lean forward does not fit this model: {reason}; leave lean null")
         self.lean = reason is None if lean is None else lean
@@ -63,6 +72,9 @@ class Policy:
         self.head: Any = model.get_output_embeddings()
         self.softcap: float | None = getattr(config, "final_logit_softcapping", None)
         _check_head(self)
+        if recompute:
+            recompute_layers(model)
+        self.root = shard(model, sharding) if sharding else None
         self.update = Update(model.named_parameters(), **optim, steps=steps, per_step=updates_per_step) if optim is not None else None
 
     @classmethod
@@ -79,6 +91,8 @@ class Policy:
         steps: int = 0,
         updates_per_step: int = 1,
         lean: bool | None = None,
+        sharding: Sharding | None = None,
+        recompute: bool = False,
     ) -> Policy:
         """Load a model and its tokenizer from a folder, from the hub by name, or the embedded one as `tiny`.
 
@@ -100,7 +114,9 @@ class Policy:
             raise ModelError(_why(path, place, error)) from error
         moved: Any = model
         moved.to(device)
-        return cls(moved, tokenizer, optim=optim, steps=steps, updates_per_step=updates_per_step, lean=lean)
+        return cls(
+            moved, tokenizer, optim=optim, steps=steps, updates_per_step=updates_per_step, lean=lean, sharding=sharding, recompute=recompute
+        )
 
     # ---- forward --------------------------------------------------------------------------------------------------
 
@@ -116,7 +132,11 @@ class Policy:
         Raises:
             ModelError: an empty prompt, or a row longer than the model has positions.
         """
-        probes = probes or {}
+        if self.root is not None:
+            return dict(self.root(lambda: {k: v.clone() for k, v in self._call(part, temperature, entropy, probes or {}).items()}))
+        return self._call(part, temperature, entropy, probes or {})
+
+    def _call(self, part: Batch, temperature: float, entropy: bool, probes: Mapping[str, Probe]) -> dict[str, Tensor]:
         mask = part["mask"].bool()
         layout = Layout.of(part["prompt_ids"], part["tokens"], mask, self.limit)
         states = self._states(layout, probes)
@@ -141,9 +161,15 @@ class Policy:
     ) -> dict[str, Float[Tensor, "B T"]]:
         """Values, and gradients added to the parameters, for upstream gradients known beforehand.
 
-        The head then visits its logits once. Equal to calling, and `backward` with `g_logp` and `g_entropy`.
+        The head then visits its logits once. Equal to calling, and `backward` with `g_logp` and `g_entropy`, which is what a
+        policy split over ranks does.
         """
         mask = part["mask"].bool()
+        if self.root is not None:
+            values = self(part, temperature=temperature, entropy=g_entropy is not None)
+            given = {"logp": g_logp, **({} if g_entropy is None else {"entropy": g_entropy})}
+            torch.autograd.backward([values[k] for k in given], [g.to(values[k]) for k, g in given.items()])
+            return {k: v.detach() for k, v in values.items()}
         layout = Layout.of(part["prompt_ids"], part["tokens"], mask, self.limit)
         states = self._states(layout, {})["hidden"]
         weight, bias = self.head.weight, self.head.bias
@@ -167,9 +193,12 @@ class Policy:
         return {name: _scatter(value, mask) for name, value in done.values.items()}
 
     def _states(self, layout: Layout, probes: Mapping[str, Probe]) -> dict[str, Tensor]:
-        """Hidden states [n,D] that predict the response tokens; nothing is run when there are none."""
+        """Hidden states [n,D] that predict the response tokens. Without any nothing is run, or one token where ranks run together."""
         depth = text_config(self.model).num_hidden_layers
         layers = sorted({_layer(s, depth, n) for n, p in probes.items() for s in probe_reads(p) if s.startswith("hidden_")})
+        if not len(layout.row) and self.root is not None:
+            one = torch.zeros(1, 1, dtype=torch.long)
+            return {k: v[:0] for k, v in self._forward(Layout.of([[0]], one, one == 0), layers).items()}
         if not len(layout.row):
             empty = self.head.weight.new_zeros(0, self.head.weight.shape[1])
             return {"hidden": empty} | {f"hidden_{k}": empty for k in layers}
@@ -229,6 +258,10 @@ class Policy:
         for name, p in self.model.named_parameters():
             yield name, p.full_tensor() if hasattr(p, "full_tensor") else p.detach()
 
+    def whole(self) -> AbstractContextManager[None]:
+        """Whole weights in `model`'s modules while inside, also where they are split over ranks."""
+        return contextlib.nullcontext() if self.root is None else gathered(self.root)
+
     def model_state(self) -> dict[str, Any]:
         """The weights, live, under `model`: the part of `state_dict` that evaluation needs."""
         return {"model": {name: p.detach() for name, p in self.model.named_parameters()}}
@@ -263,8 +296,10 @@ class Policy:
         if self.update is not None:
             self.update.load(tensors["optim"], plain)
 
-    def export(self, folder: str | Path) -> Path:
+    def export(self, folder: str | Path, weights: Mapping[str, Tensor] | None = None) -> Path:
         """Write the model as safetensors with its tokenizer, whole or not at all.
+
+        `weights` are those of `named_weights`, gathered by all ranks, where they are split over ranks.
 
         Raises:
             CheckpointError: the folder exists, or cannot be written.
@@ -276,7 +311,7 @@ class Policy:
         try:
             final.parent.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(temporary, ignore_errors=True)
-            self.model.save_pretrained(temporary)
+            self.model.save_pretrained(temporary, **({} if weights is None else {"state_dict": dict(weights)}))
             if self.tokenizer is not None:
                 self.tokenizer.save_pretrained(temporary)
             _sync(temporary)
