@@ -55,10 +55,13 @@ app = typer.Typer(
 )
 
 ConfigDirs = Annotated[
-    list[str] | None, typer.Option("--config-dir", metavar="DIR", help="A folder of your own recipes, options and functions. May be repeated.")
+    list[str] | None,
+    typer.Option("--config-dir", metavar="DIR", help="A folder of your own recipes, options and functions. May be repeated."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="OVERRIDES", show_default=False, help="key=value, group=option, +group=option, ~key")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="OVERRIDES", show_default=False, help="key=value, group=option, +group=option, ~key")
+]
 
 
 def _version(wanted: bool) -> None:
@@ -82,7 +85,8 @@ def train(
     config_dir: ConfigDirs = None,
     resume: Annotated[str | None, typer.Option(metavar="DIR", help="Continue the run in DIR from its last checkpoint.")] = None,
     start_from: Annotated[
-        str | None, typer.Option("--from", metavar="RUN|PATH", help="A new run that starts from the weights of a finished run or of a model folder.")
+        str | None,
+        typer.Option("--from", metavar="RUN|PATH", help="A new run that starts from the weights of a finished run or of a model folder."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Compose, check, print what would run, and stop.")] = False,
 ) -> None:
@@ -109,12 +113,20 @@ def train(
 def evaluate(
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="ARGS", show_default=False, help="run=DIR, checkpoint=DIR/checkpoints/step_000100 or model=PATH, and overrides of the recipe."),
+        typer.Argument(
+            metavar="ARGS",
+            show_default=False,
+            help="run=DIR, checkpoint=DIR/checkpoints/step_000100 or model=PATH, and overrides of the recipe.",
+        ),
     ] = None,
     pass_at_k: Annotated[int | None, typer.Option("--pass-at-k", metavar="K", min=1, help="Estimate pass@1, 2, 4, ... K.")] = None,
-    n: Annotated[int | None, typer.Option("--n", metavar="N", min=1, help="Samples of each problem; more than K narrows the interval.")] = None,
+    n: Annotated[
+        int | None, typer.Option("--n", metavar="N", min=1, help="Samples of each problem; more than K narrows the interval.")
+    ] = None,
     greedy: Annotated[bool, typer.Option("--greedy", help="One response to each problem, always the likeliest token.")] = False,
-    temperature: Annotated[float | None, typer.Option(metavar="T", min=0.0, help="Sampling temperature; otherwise eval.temperature.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(metavar="T", min=0.0, help="Sampling temperature; otherwise eval.temperature.")
+    ] = None,
     problems: Annotated[int | None, typer.Option(metavar="N", min=1, help="The first N held-out problems.")] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of the evaluation's own draws.")] = None,
     out: Annotated[str | None, typer.Option(metavar="DIR", help="Where to write; otherwise the run's eval folder.")] = None,
@@ -147,10 +159,42 @@ def evaluate(
     raise typer.Exit(code)
 
 
+@app.command()
+def fit(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders, or the folder of a sweep.")],
+    x: Annotated[str, typer.Option(metavar="METRIC", help="The entropy.")] = "entropy/mean",
+    y: Annotated[str, typer.Option(metavar="METRIC", help="The score of held-out problems.")] = "eval/pass@1",
+    early: Annotated[
+        float, typer.Option(metavar="SHARE", min=0.01, max=0.99, help="Share of the points that the forecast is fitted on.")
+    ] = 0.15,
+    predict: Annotated[
+        float | None, typer.Option(metavar="N", help="Ceiling of a model of N parameters, from runs of several sizes.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Fit runs with an intervention too; the result is no ceiling.")] = False,
+    out: Annotated[str | None, typer.Option(metavar="FILE", help="Draw the points and laws: FILE.png, .svg and .csv.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fit the law R = -a e^H + b of a run: what score is left when all entropy is spent.
+
+    Scores are those of `eval.every`, paired with the entropy of the same weights. Exit code 1 if no run could be fitted.
+
+    \b
+    Examples:
+      rlent fit outputs/mine
+      rlent fit outputs/sweeps/recipe-seed-1a2b3c4d --out law
+      rlent fit outputs/mine --y eval/pass@16 --early 0.3 --json
+    """
+    from rlent import commands
+
+    raise typer.Exit(commands.fit(runs, x=x, y=y, early=early, force=force, predict=predict, out=out, as_json=as_json))
+
+
 @app.command("ls")
 def list_(
     seat: Annotated[str | None, typer.Option(metavar="SEAT", help="The options of one seat: shape, loss, regularize, ...")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Methods, and the options of every seat and group (model, data, engine, ...).")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Methods, and the options of every seat and group (model, data, engine, ...).")
+    ] = False,
     as_json: AsJson = False,
     config_dir: ConfigDirs = None,
 ) -> None:
@@ -206,7 +250,9 @@ def check(overrides: Overrides = None, as_json: AsJson = False, config_dir: Conf
 
 @app.command()
 def verify(
-    vectors: Annotated[str | None, typer.Option(metavar="DIR", help="A folder of vector files; otherwise tests/golden of the checkout.")] = None,
+    vectors: Annotated[
+        str | None, typer.Option(metavar="DIR", help="A folder of vector files; otherwise tests/golden of the checkout.")
+    ] = None,
     only: Annotated[str | None, typer.Option(metavar="NAME,...", help="Only the vectors of these methods.")] = None,
     as_json: AsJson = False,
     config_dir: ConfigDirs = None,
@@ -229,7 +275,9 @@ def verify(
 
 @app.command()
 def explain(
-    name: Annotated[str | None, typer.Argument(metavar="[METRIC]", show_default=False, help="A metric's name as it is logged; all of them without it.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[METRIC]", show_default=False, help="A metric's name as it is logged; all of them without it.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Explain a metric: its unit, its definition, and how to read it.
@@ -264,7 +312,9 @@ def explain(
 def new(
     name: Annotated[str, typer.Argument(help="The method's name: a Python name like entropy_floor.")],
     seat: Annotated[str, typer.Option(metavar="SEAT", help="reward, advantage, shape, loss, regularize, control or probe.")],
-    folder: Annotated[str | None, typer.Option("--dir", metavar="DIR", help="A folder of your own; without it, the checkout you are in.")] = None,
+    folder: Annotated[
+        str | None, typer.Option("--dir", metavar="DIR", help="A folder of your own; without it, the checkout you are in.")
+    ] = None,
 ) -> None:
     """Begin a method of your own.
 
@@ -278,7 +328,9 @@ def new(
     from rlent import scaffold
 
     made = scaffold.make(name, seat, Path(folder) if folder else None)
-    typer.echo("\n".join([*(f"wrote {file}" for file in made.files), "", "next:", *(f"  {i}. {step}" for i, step in enumerate(made.steps, 1))]))
+    typer.echo(
+        "\n".join([*(f"wrote {file}" for file in made.files), "", "next:", *(f"  {i}. {step}" for i, step in enumerate(made.steps, 1))])
+    )
 
 
 @app.command()
@@ -308,5 +360,3 @@ def upload(run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder 
 def main() -> None:
     """Entry point of the `rlent` script."""
     app(prog_name="rlent")
-
-

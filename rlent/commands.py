@@ -206,3 +206,10 @@ def evaluate(arguments: Sequence[str], **options: Any) -> int:
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     return main(list(arguments), **options)
+
+
+def fit(runs: Sequence[str], **options: Any) -> int:
+    """Fit the law of entropy to runs."""
+    from rlent import fit as fitting
+
+    return fitting.main(runs, **options)

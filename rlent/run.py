@@ -24,6 +24,7 @@ from rlent.data.problems import Problems, draw
 from rlent.engine.make import make_engine
 from rlent.errors import CheckpointError, NonFinite, RlentError, UsageError
 from rlent.eval.evaluate import evaluate
+from rlent.fit import LiveLaw
 from rlent.folder import RunFolder
 from rlent.knobs import Knobs
 from rlent.ledger import EntropyLedger, sample_rows
@@ -138,6 +139,7 @@ class Run:
         )
         self.tokens = 0
         self.alarms = Alarms()
+        self.law = LiveLaw(config)
 
     # ---- beginnings and ends ------------------------------------------------------------------------------------
 
@@ -422,6 +424,7 @@ class Run:
         if due and (step % due == 0 or step == self.total):
             with self.clock.lap("eval"):
                 metrics = {**metrics, **self.evaluate()}
+        metrics = {**metrics, **self.law.see(metrics)}
         seconds = self.clock.clear()
         if self.world.leads:
             self.tracker.step(step, metrics, seconds=seconds, total=self.total, samples=self._samples(scored))
@@ -499,6 +502,7 @@ class Run:
                 "functions": {path: fn.state_dict() for path, fn in self._stateful().items()},
                 "ledger": self.ledger.state_dict() if self.ledger else None,
                 "alarms": self.alarms.state_dict(),
+                "law": self.law.state_dict(),
                 "tokens": self.tokens,
                 "policy": plain,
                 "torch": torch.__version__,
@@ -520,6 +524,7 @@ class Run:
         if self.ledger and state["ledger"]:
             self.ledger.load_state_dict(state["ledger"])
         self.alarms.load_state_dict(state["alarms"])
+        self.law.load_state_dict(state["law"])
         self.tokens = int(state["tokens"])
         self.done = step
         self.engine.load(self.policy, step)

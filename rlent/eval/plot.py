@@ -93,7 +93,7 @@ def running_mean(values: Sequence[float], width: int) -> list[float]:
 # --- panels ----------------------------------------------------------------------------------------------------------
 
 
-def _clean(axes: Axes) -> None:
+def clean(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
@@ -121,7 +121,7 @@ def _pass_panel(axes: Axes, evals: Mapping[str, Evaluation], start: Evaluation |
     axes.set_ylim(0, min(1.02, 1.08 * top + 0.01))
     axes.set_xlabel("k, samples per problem (log scale)")
     axes.set_ylabel("pass@k, share of problems solved")
-    _clean(axes)
+    clean(axes)
 
 
 def _entropy_panel(axes: Axes, runs: Mapping[str, Rows], colour: Mapping[str, str], smooth: int) -> None:
@@ -148,10 +148,10 @@ def _entropy_panel(axes: Axes, runs: Mapping[str, Rows], colour: Mapping[str, st
     axes.set_ylim(0, 1.05 * highest or 1.0)
     axes.set_xlabel("step")
     axes.set_ylabel("entropy, nats per token")
-    _clean(axes)
+    clean(axes)
 
 
-def _finish(figure: Figure, caption: str, out: Path, table: Sequence[Sequence[Any]]) -> list[Path]:
+def finish(figure: Figure, caption: str, out: Path, table: Sequence[Sequence[Any]]) -> list[Path]:
     """Write the caption, the picture as PNG and SVG, and the numbers as CSV."""
     from matplotlib import rc_context
 
@@ -171,7 +171,7 @@ def _finish(figure: Figure, caption: str, out: Path, table: Sequence[Sequence[An
     return made
 
 
-def _figure(width: float, height: float) -> Figure:
+def figure_of(width: float, height: float) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -218,13 +218,13 @@ def plot_pass_at_k(
     named = dict(evals) if isinstance(evals, Mapping) else {e.label or f"evaluation {i + 1}": e for i, e in enumerate(evals)}
     if not named:
         raise DataError("no evaluation to plot")
-    figure = _figure(6.4, 4.6)
+    figure = figure_of(6.4, 4.6)
     axes = figure.add_subplot()
     _pass_panel(axes, named, start, colours(named))
     axes.set_title(title or "pass@k", loc="left", fontsize=11, fontweight="bold")
     axes.legend(frameon=False, loc="best")
     shown = [*([start] if start is not None else []), *named.values()]
-    return _finish(figure, f"{caption} {_about(shown)}".strip(), out, [HEADER, *_pass_rows(named, start)])
+    return finish(figure, f"{caption} {_about(shown)}".strip(), out, [HEADER, *_pass_rows(named, start)])
 
 
 def curves(
@@ -253,7 +253,7 @@ def curves(
     if not runs or not evals:
         raise DataError("curves need at least one run and one evaluation")
     colour = colours([*runs, *evals])
-    figure = _figure(10.4, 4.5)
+    figure = figure_of(10.4, 4.5)
     left, right = figure.subplots(1, 2)
     _entropy_panel(left, runs, colour, smooth)
     left.set_title("Entropy while training", loc="left", fontsize=11, fontweight="bold")
@@ -270,7 +270,7 @@ def curves(
         [name, "entropy", s, v, "", "", "", ""] for name, rows in runs.items() for s, v in zip(*series(rows), strict=True)
     ]
     text = f"{caption} Entropy: exact, over the full vocabulary; {raw}{_about(shown)}".strip()
-    return _finish(figure, text, out, [HEADER, *table, *_pass_rows(evals, start)])
+    return finish(figure, text, out, [HEADER, *table, *_pass_rows(evals, start)])
 
 
 def demo_table(runs: Mapping[str, Rows], evals: Mapping[str, Evaluation], start: Evaluation | None = None, *, tail: int = 30) -> Table:

@@ -465,6 +465,32 @@ _TABLE = [
         "mean -log p of the evaluation's sampled tokens: estimate of the entropy at the evaluation's decoding settings",
         "falls with entropy/mean in a collapse",
     ),
+    # ---- the law R = -a exp(H) + b, of runs without intervention, from eight points on ----
+    Metric(
+        "law/a",
+        "score",
+        "a of eval/pass@1 = -a exp(entropy/mean) + b, least squares on the run's evaluations so far",
+        "what a nat of entropy buys",
+    ),
+    Metric("law/b", "score", "b of the same fit", "read law/ceiling"),
+    Metric(
+        "law/r2", "share", "share of the variance of eval/pass@1 that the fit explains", "below 0.5: no law here, or too noisy evaluations"
+    ),
+    Metric(
+        "law/ceiling",
+        "score",
+        "b - a: the law's eval/pass@1 once all entropy is spent",
+        "a forecast of where the run ends without an intervention",
+    ),
+    Metric(
+        "law/ceiling_low", "score", "lower end of the 95 % bootstrap interval of law/ceiling over points", "wide: evaluate on more problems"
+    ),
+    Metric(
+        "law/ceiling_high",
+        "score",
+        "upper end of the 95 % bootstrap interval of law/ceiling over points",
+        "wide: evaluate on more problems",
+    ),
     # ---- cost ----
     Metric("seconds/step", "seconds", "wall time of the whole step", "the s/step column"),
     Metric("seconds/<stage>", "seconds", "wall time of <stage>", "generation usually dominates"),

@@ -1,0 +1,278 @@
+"""`rlent fit`: the law R = -a e^H + b of finished or running runs, its ceiling, and how well the beginning foretells the end."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rlent.errors import DataError, UsageError
+from rlent.folder import RunFolder
+from rlent.math.law import FEW_POINTS, LEVEL, AcrossSizes, Forecast, Law, across_sizes, fit_law, forecast
+
+ENTROPY, SCORE = "entropy/mean", "eval/pass@1"
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One run's pairs and law, or the reason there is none."""
+
+    run: str
+    steps: list[int]
+    entropy: list[float]
+    score: list[float]
+    law: Law | None
+    forecast: Forecast | None
+    warnings: list[str]
+    parameters: int | None
+
+
+def pairs(rows: Sequence[Mapping[str, Any]], *, x: str = ENTROPY, y: str = SCORE) -> tuple[list[int], list[float], list[float]]:
+    """Steps, entropies and scores of the same weights.
+
+    A step's entropy is that of the policy that sampled, before its update; its score is taken after the update. So the score of
+    step t belongs to the entropy of step t + 1. The last step's score has no partner, and is left out.
+    """
+    entropy = {int(r["step"]): float(r[x]) for r in rows if r.get(x) is not None}
+    scored = [(int(r["step"]), float(r[y])) for r in rows if r.get(y) is not None]
+    found = [(step, entropy[step + 1], value) for step, value in scored if step + 1 in entropy]
+    return [s for s, _, _ in found], [h for _, h, _ in found], [v for _, _, v in found]
+
+
+PLAIN = {"rlent.methods.grpo", "rlent.methods.rloo", "rlent.methods.opo", "rlent.methods.reinforce_pp"}
+"""Modules of advantages that only credit reward: the paper finds GRPO, RLOO and REINFORCE++ on one curve."""
+
+
+def interventions(config: Mapping[str, Any]) -> list[str]:
+    """What in a recipe acts on entropy besides a policy gradient with symmetric clip: the law is about runs without it."""
+    found = [f"{seat}={name}" for seat in ("shape", "regularize", "control") for name in config.get(seat) or {}]
+    for seat, plain in (("loss", {"rlent.methods.ppo_clip", "rlent.methods.pg_ratio"}), ("advantage", PLAIN)):
+        target = (config.get(seat) or {}).get("_target_")
+        if target and target.rpartition(".")[0] not in plain:
+            found.append(f"{seat}={target.rpartition('.')[2]}")
+    loss = config.get("loss") or {}
+    if loss.get("high") is not None and loss.get("high") != loss.get("low"):
+        found.append(f"loss.high={loss['high']} above loss.low={loss['low']}")
+    return found
+
+
+def parameters(folder: Path) -> int | None:
+    """Parameters of the exported model without its embeddings, from the headers of its weights."""
+    count = 0
+    for file in sorted((folder / "model").glob("*.safetensors")):
+        with file.open("rb") as handle:
+            (length,) = struct.unpack("<Q", handle.read(8))
+            header = json.loads(handle.read(length))
+        count += sum(math.prod(t["shape"]) for n, t in header.items() if n != "__metadata__" and "embed" not in n and "lm_head" not in n)
+    return count or None
+
+
+class LiveLaw:
+    """The law while a run goes on: a forecast of its ceiling, once there are enough points and for runs without intervention."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self.acting = interventions(config)
+        self.entropy: list[float] = []
+        self.score: list[float] = []
+        self.waiting: float | None = None
+
+    def see(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """`law/*` of the runs' pairs so far, at steps that were evaluated; otherwise nothing."""
+        if self.waiting is not None:
+            self.entropy.append(metrics[ENTROPY])
+            self.score.append(self.waiting)
+        self.waiting = metrics.get(SCORE)
+        if self.acting or self.waiting is None or len(self.score) < FEW_POINTS:
+            return {}
+        try:
+            law = fit_law(self.entropy, self.score)
+        except ValueError:
+            return {}
+        if law.doubts():
+            return {}
+        low, high = law.ceiling_interval
+        found = {"a": law.a, "b": law.b, "r2": law.r2, "ceiling": law.ceiling, "ceiling_low": low, "ceiling_high": high}
+        return {f"law/{k}": v for k, v in found.items() if math.isfinite(v)}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"entropy": self.entropy, "score": self.score, "waiting": self.waiting}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.entropy, self.score, self.waiting = list(state["entropy"]), list(state["score"]), state["waiting"]
+
+
+def runs_in(places: Sequence[str]) -> list[Path]:
+    """Run folders; a sweep's folder stands for its runs.
+
+    Raises:
+        UsageError: a place is neither.
+    """
+    found: list[Path] = []
+    for place in places:
+        path = Path(place)
+        inside = sorted(p.parent for p in path.glob("*/recipe.yaml"))
+        if (path / "recipe.yaml").is_file():
+            found.append(path)
+        elif inside:
+            found += inside
+        else:
+            raise UsageError(f"'{place}' is no run and no sweep: it has no recipe.yaml, and no folder in it has one")
+    return found
+
+
+def fit_run(folder: Path, *, x: str = ENTROPY, y: str = SCORE, early: float = 0.15, force: bool = False) -> Fit:
+    """The law of one run. A run with an intervention has none unless `force`.
+
+    Raises:
+        DataError: the run has no metrics, or never logged `x` or `y`.
+    """
+    file = folder / "metrics.jsonl"
+    if not file.is_file():
+        raise DataError(f"{folder} has no metrics.jsonl yet")
+    rows = [json.loads(line) for line in file.read_text().splitlines() if line.strip()]
+    for name in (x, y):
+        if not any(r.get(name) is not None for r in rows):
+            known = sorted({k for r in rows for k in r if k.split("/")[0] == name.split("/")[0]})
+            raise DataError(f"{folder} never logged {name}; it has {', '.join(known) or 'nothing of that group'} (evaluation: eval.every)")
+    steps, entropy, score = pairs(rows, x=x, y=y)
+    acting = interventions(RunFolder(folder).config)
+    size = parameters(folder)
+    warnings = []
+    if acting and not force:
+        text = f"the law is not fitted: {', '.join(acting)} acts on entropy, and the result would be no ceiling (--force fits it anyway)"
+        return Fit(str(folder), steps, entropy, score, None, None, [text], size)
+    if acting:
+        warnings.append(f"{', '.join(acting)} acts on entropy: b - a is no ceiling")
+    try:
+        law = fit_law(entropy, score)
+    except ValueError as error:
+        return Fit(str(folder), steps, entropy, score, None, None, [*warnings, str(error)], size)
+    return Fit(str(folder), steps, entropy, score, law, forecast(entropy, score, early), [*warnings, *law.doubts()], size)
+
+
+def main(
+    places: Sequence[str],
+    *,
+    x: str = ENTROPY,
+    y: str = SCORE,
+    early: float = 0.15,
+    force: bool = False,
+    predict: float | None = None,
+    out: str | None = None,
+    as_json: bool = False,
+) -> int:
+    """Fit, print, and with `out` draw. Returns 1 if no run has a law."""
+    fits = [fit_run(folder, x=x, y=y, early=early, force=force) for folder in runs_in(places)]
+    sizes = _sizes(fits)
+    if predict is not None and sizes is None:
+        raise UsageError("--predict needs laws of models of at least two sizes")
+    files = [str(f) for f in _plot(fits, Path(out), y)] if out and any(f.law for f in fits) else []
+    if as_json:
+        document: dict[str, Any] = {"x": x, "y": y, "level": LEVEL, "runs": [_plain(f) for f in fits], "files": files}
+        if sizes is not None:
+            document["sizes"] = {**asdict(sizes), "ceiling": None if predict is None else sizes.ceiling(predict)}
+        print(json.dumps(document, indent=1, allow_nan=False))
+    else:
+        _print(fits, sizes, predict, x, y, early)
+        for file in files:
+            print(file)
+    return 0 if any(f.law for f in fits) else 1
+
+
+def _sizes(fits: Sequence[Fit]) -> AcrossSizes | None:
+    known = [(f.parameters, f.law) for f in fits if f.law is not None and f.parameters]
+    if len({n for n, _ in known}) < 2:
+        return None
+    return across_sizes([float(n or 0) for n, _ in known], [law for _, law in known])
+
+
+def _plain(fit: Fit) -> dict[str, Any]:
+    found = asdict(fit)
+    if fit.law is not None:
+        found["law"]["ceiling"] = fit.law.ceiling
+        found["law"] = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in found["law"].items()}
+    return found
+
+
+def _print(fits: Sequence[Fit], sizes: AcrossSizes | None, predict: float | None, x: str, y: str, early: float) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table(title=f"{y} = -a exp({x}) + b", title_justify="left", caption_justify="left")
+    table.caption = (
+        f"brackets: {LEVEL:.0%} bootstrap over points; forecast: fitted on the first {early:.0%} of the points, error on the rest"
+    )
+    for name in ("run", "points", "entropy", "a", "b", "ceiling b - a", "R2", "spread", "forecast rmse"):
+        table.add_column(name, justify="left" if name == "run" else "right", overflow="fold")
+    for fit in fits:
+        law = fit.law
+        if law is None:
+            table.add_row(fit.run, str(len(fit.steps)), *["-"] * 7)
+            continue
+        low, high = law.ceiling_interval
+        table.add_row(
+            fit.run,
+            str(law.points),
+            f"{fit.entropy[0]:.2f} -> {fit.entropy[-1]:.2f}",
+            f"{law.a:.3f}",
+            f"{law.b:.3f}",
+            f"{law.ceiling:.3f} ({low:.3f} .. {high:.3f})",
+            f"{law.r2:.2f}",
+            f"{law.spread:.3f}",
+            f"{fit.forecast.rmse:.3f}" if fit.forecast else "-",
+        )
+    console.print(table)
+    for fit in fits:
+        for warning in fit.warnings:
+            console.print(f"{fit.run}: {warning}", style="yellow", markup=False, highlight=False)
+    if sizes is not None:
+        console.print(
+            f"across {sizes.sizes} sizes: a = {sizes.a[0]:.4g} + {sizes.a[1]:.4g} ln N, b = {sizes.b[0]:.4g} + {sizes.b[1]:.4g} ln N",
+            highlight=False,
+        )
+        if predict is not None:
+            console.print(f"ceiling at N = {predict:.4g}: {sizes.ceiling(predict):.3f}", highlight=False)
+
+
+def _plot(fits: Sequence[Fit], out: Path, y: str) -> list[Path]:
+    """Points and laws: score against entropy."""
+    import numpy as np
+
+    from rlent.eval.plot import clean, colours, figure_of, finish
+
+    figure = figure_of(6.4, 4.6)
+    axes = figure.subplots()
+    names = {fit.run: Path(fit.run).name for fit in fits}
+    colour = colours(names.values())
+    rows: list[list[Any]] = [["run", "step", "entropy", "score", "law"]]
+    for fit in fits:
+        name = names[fit.run]
+        axes.scatter(fit.entropy, fit.score, s=16, color=colour[name], alpha=0.75, linewidths=0, label=name)
+        law = fit.law
+        rows += [[name, s, h, v, "" if law is None else law.at(h)] for s, h, v in zip(fit.steps, fit.entropy, fit.score, strict=True)]
+        if law is not None:
+            grid = np.linspace(0, max(fit.entropy), 80)
+            axes.plot(grid, [law.at(h) for h in grid], color=colour[name], linewidth=1.6)
+            axes.errorbar(
+                [0],
+                [law.ceiling],
+                yerr=[[max(0.0, law.ceiling - law.ceiling_interval[0])], [max(0.0, law.ceiling_interval[1] - law.ceiling)]],
+                color=colour[name],
+                capsize=3,
+                fmt="o",
+                markersize=4,
+                clip_on=False,
+            )
+    axes.set_xlabel("entropy (nats per token)")
+    axes.set_ylabel(y)
+    axes.set_xlim(left=0)
+    clean(axes)
+    axes.legend(frameon=False)
+    return finish(
+        figure, f"Lines: least squares in exp(entropy). Bars at 0: the ceiling b - a, {LEVEL:.0%} bootstrap over points.", out, rows
+    )
