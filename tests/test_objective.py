@@ -25,6 +25,7 @@ RECIPES = {
     "siren": ["recipe=siren", "control=[]", "regularize.siren.anchor=0.4", "regularize.siren.coef=0.5"],
     "kl": ["recipe=kl", "regularize.kl.coef=0.1"],
     "aer": ["recipe=aer", "control=[]", "regularize.aer.coef=0.1"],
+    "steer": ["recipe=steer", "shape.steer.least=0.3"],
     "clipcov+siren": ["recipe=clipcov", "probe=[nucleus_entropy]", "regularize=[siren]", "regularize.siren.anchor=0.4", "regularize.siren.coef=0.5"],
 }
 AGGREGATES = ["token_mean", "seq_mean", "seq_sum", "constant"]
