@@ -12,7 +12,11 @@ a block:
       option_of_file: {stream: name}            its value is a stream
       inputs: {name_in_file: stream}            where the usual names do not fit
       outputs: {name_in_file: stream}           further results to compare
+      inputs: {name_in_file: {stream: name, values: {theirs: ours}}}   the same, translated value by value
       node: regularize.kl                       one function instead of the whole objective
+      call: package.module.function             a function of the method; options and inputs become its arguments by name,
+                                                `each: input` calls it once for each element of that input
+      one_group: true                           all rows of the file answer one prompt
       ignore: {option_of_file: reason}
 """
 
@@ -34,8 +38,8 @@ from torch import Tensor
 from rlent.errors import RlentError, UsageError, did_you_mean
 from rlent.math.entropy import entropy_from_logits
 from rlent.math.passk import golden_metric
-from rlent.mount import Node, mount
-from rlent.objective import Objective, View, add_advantage, at_the_end
+from rlent.mount import Node, locate, mount
+from rlent.objective import Objective, View, add_advantage, add_reward, at_the_end
 from rlent.paths import recipes_dir
 from rlent.recipe import Recipe, build, groups, load
 from rlent.types import Batch
@@ -55,7 +59,8 @@ AGGREGATES = {
     "seq-mean-token-sum": "seq_sum",
     "seq-mean-token-sum-norm": "constant",
 }
-_BLOCK_KEYS = frozenset({"with", "inputs", "outputs", "node", "ignore"})
+_BLOCK_KEYS = frozenset({"with", "inputs", "outputs", "node", "call", "each", "one_group", "ignore"})
+_WHOLE_NUMBERS = frozenset({"group", "bundle", "sample", "step", "trajectory"})
 _ROW_STREAMS = frozenset({"reward", "group", "length", "correct"})
 
 
@@ -152,6 +157,7 @@ class Case:
     def __init__(self, vector: Mapping[str, Any], golden: Golden, config_dirs: Sequence[str]) -> None:
         self.vector, self.block = vector, golden.block
         self.streams: dict[str, Any] = {}
+        self.arguments: dict[str, Any] = {}
         self.aggregate: str | None = None
         self.norm: float | None = None
         self.verl_norm = False
@@ -171,6 +177,9 @@ class Case:
 
     def _apply(self, key: str, rule: Any, value: Any) -> list[str]:
         """The overrides an option of the file stands for."""
+        if "call" in self.block:
+            self.arguments[rule] = value
+            return []
         if isinstance(rule, Mapping) and "stream" in rule:
             self.streams[rule["stream"]] = value
             return []
@@ -196,7 +205,15 @@ class Case:
         renamed = {**NAMES, **(self.block.get("inputs") or {})}
         out: dict[str, Any] = {}
         for name, value in self.vector["inputs"].items():
-            out[renamed.get(name, name)] = _tensor(value)
+            stream = renamed.get(name, name)
+            if isinstance(stream, Mapping):
+                table = {_key(k): v for k, v in stream["values"].items()}
+                value, stream = [table[_key(int(v))] for v in value], stream["stream"]
+            out[stream] = _tensor(value)
+        if "answer" in out:
+            out["answer_id"] = torch.tensor(_numbered(out["answer"]))
+        if self.block.get("one_group"):
+            out["group"] = torch.zeros(len(next(v for v in out.values() if isinstance(v, Tensor) and v.ndim)))
         return out
 
     # ---- kinds ---------------------------------------------------------------------------------------------------
@@ -205,7 +222,9 @@ class Case:
         kind = self.vector["kind"]
         if "node" in self.block:
             self._node(check)
-        elif kind in ("policy_loss", "logits_loss"):
+        elif "call" in self.block:
+            self._call(check)
+        elif kind in ("policy_loss", "logits_loss", "loss"):
             for cut in (False, True):
                 self._objective(check, cut)
         elif kind == "selection_property":
@@ -229,7 +248,7 @@ class Case:
             "adv": zeros,
             "train": torch.ones(rows, dtype=torch.bool),
             "problem_key": torch.arange(rows),
-            "sample": torch.zeros(rows, dtype=torch.long),
+            "sample": torch.zeros(rows, dtype=torch.long) if group is None else _place_in_group(group),
             "step": 1,
             "steps": 1,
             "seed": seed,
@@ -241,6 +260,7 @@ class Case:
             "mask": mask,
             "group": torch.arange(rows) if group is None else group.long(),
         }
+        streams.setdefault("old_logp", zeros)
         streams["adv"] = streams["adv"] * mask
         return Batch({k: v for k, v in streams.items() if k not in ("logits", "labels")})
 
@@ -272,14 +292,20 @@ class Case:
             "entropy": entropy_from_logits(logits),
         }
         for probe in self.recipe.plan.nodes["probe"]:
-            flat = probe({"logits": logits.flatten(0, 1), "target": target.flatten(), **{k: v for k, v in batch.streams.items() if not isinstance(v, Tensor)}})
+            flat = probe(
+                {
+                    "logits": logits.flatten(0, 1),
+                    "target": target.flatten(),
+                    **{k: v for k, v in batch.streams.items() if not isinstance(v, Tensor)},
+                }
+            )
             live[probe.name] = flat.view(target.shape)
         mask = batch["mask"]
         return {k: torch.where(mask, v, v.new_zeros(())) for k, v in live.items()}, {"grad_logits": raw}
 
     def _objective(self, check: Check, cut: bool) -> None:
         """The loop's own objective on one minibatch, whole or row by row."""
-        batch = self.batch()
+        batch = self._credited(self.batch())
         objective = self.objective(batch)
         live, leaves = self._live(batch)
         for name, value in live.items():
@@ -327,22 +353,74 @@ class Case:
         if int(candidates.sum()) > int(expected["quota"]) and int(seen.sum()) <= int(expected["quota"]):
             check.failures.append("the choice does not depend on the seed")
 
-    def _advantage(self, check: Check) -> None:
-        """The recipe's advantage, and the same with the rows in another order."""
-        batch = self.batch()
-        reward = batch["reward"]
-        if reward.ndim == 2:
-            batch["token_reward"], batch["reward"] = reward, (reward * batch["mask"]).sum(1)
-        else:
-            batch["token_reward"] = at_the_end(reward, batch["mask"])
+    def _credited(self, batch: Batch) -> Batch:
+        """Reward and advantage by the recipe, where the file does not state the advantage."""
+        if "adv" in self.inputs or not self.inputs.keys() & {"reward", "correct"}:
+            return batch
         world = self.objective(batch).world
+        if "reward" not in self.inputs:
+            batch = add_reward(batch, self.recipe.plan.nodes["reward"], world)
+        elif batch["reward"].ndim == 2:
+            batch = batch.with_(token_reward=batch["reward"], reward=(batch["reward"] * batch["mask"]).sum(1))
+        else:
+            batch = batch.with_(token_reward=at_the_end(batch["reward"], batch["mask"]))
+        return add_advantage(batch, self.recipe.plan.advantage, world)
+
+    def _shaped(self, batch: Batch) -> Batch:
+        """The recipe's credit after its shapes, those inside the update too."""
+        batch = self._credited(batch)
+        objective = self.objective(batch)
+        live = {k: batch[k] for k in ("entropy", *self.recipe.plan.probes) if k in batch}
+        live["logp"] = batch["logp"] if "logp" in batch else torch.zeros_like(batch["adv"])
+        for name, value in live.items():
+            batch[f"now_{name}"] = value
+        stated = {n.name for n in self.recipe.plan.nodes["shape"] if any(k.startswith(f"{n.name}_") for k in self.inputs)}
+        kept, self.recipe.plan.nodes["shape"] = (
+            self.recipe.plan.nodes["shape"],
+            [n for n in self.recipe.plan.nodes["shape"] if n.name not in stated],
+        )
+        batch = objective.shape(objective.shape(batch, "step"), "minibatch", 0)
+        batch, scale = objective.prepare(batch, 0)
+        out = objective(batch, live, scale, 0).record
+        self.recipe.plan.nodes["shape"] = kept
+        return batch.with_(adv=out["adv"] * out["weight"])
+
+    def _advantage(self, check: Check) -> None:
+        """The recipe's credit, and the same with the rows in another order."""
+        expected = self.vector["outputs"]
+        batch = self.batch()
+        found = self._shaped(batch)
         order = torch.arange(len(batch)).flip(0)
-        found = add_advantage(batch, self.recipe.plan.advantage, world)["adv"]
-        check.compare("advantages", found, self.vector["outputs"]["advantages"])
-        turned = Batch({k: v[order] if isinstance(v, Tensor) and v.ndim else v for k, v in batch.streams.items()})
-        again = add_advantage(turned, self.recipe.plan.advantage, world)["adv"]
-        if self.block.get("order") is None:
-            check.compare("rows turned round: advantages", again, torch.tensor(self.vector["outputs"]["advantages"], dtype=torch.float64)[order])
+        turned = {
+            k: v[order] if isinstance(v, Tensor) and v.ndim else v[::-1] if isinstance(v, list) else v for k, v in batch.streams.items()
+        }
+        again = self._shaped(Batch(turned))
+        for name, stream in {"advantages": "adv", **(self.block.get("outputs") or {})}.items():
+            if name not in expected:
+                continue
+            want = torch.tensor(expected[name], dtype=torch.float64)
+            for label, batch_, wanted in (("", found, want), ("rows turned round: ", again, want[order])):
+                value = batch_[stream]
+                if wanted.ndim == 1 and value.ndim == 2:  # one number per response: on its first token
+                    some = batch_["mask"].any(1)
+                    value, wanted = value[some, 0], wanted[some]
+                check.compare(f"{label}{name}", value, wanted)
+
+    def _call(self, check: Check) -> None:
+        """A function of the method on the file's inputs."""
+        fn, expected = locate(self.block["call"]), self.vector["outputs"]
+        inputs = {k: v.long() if k in _WHOLE_NUMBERS and isinstance(v, Tensor) else v for k, v in self.inputs.items()}
+        inputs |= {k: v.bool() for k, v in inputs.items() if k == "mask"}
+        each = self.block.get("each")
+        if each:
+            found = [fn(**{**inputs, each: x.item()}, **self.arguments) for x in inputs[each]]
+            answer: Any = {k: torch.tensor([f[k] for f in found]) for k in found[0]}
+        else:
+            answer = fn(**inputs, **self.arguments)
+        for name, key in (self.block.get("outputs") or {}).items():
+            if name in expected:
+                value = answer[key]
+                check.compare(name, value[:, None] * inputs["mask"] if name == "advantages" and value.ndim == 1 else value, expected[name])
 
     def _node(self, check: Check) -> None:
         """One function of the composed recipe."""
@@ -374,6 +452,18 @@ class Case:
 
 def _key(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) or value is None else str(value)
+
+
+def _numbered(values: Any) -> list[int]:
+    """Equal values get equal numbers, in the order in which they first come; None is -1."""
+    seen: dict[Any, int] = {}
+    return [-1 if v is None else seen.setdefault(v, len(seen)) for v in (values.tolist() if isinstance(values, Tensor) else values)]
+
+
+def _place_in_group(group: Tensor) -> Tensor:
+    """How many earlier rows of its group each row has [N]."""
+    same = group[:, None] == group
+    return torch.tril(same.long(), -1).sum(1)
 
 
 def _text(value: Any) -> str:
