@@ -26,6 +26,10 @@ RECIPES = {
     "kl": ["recipe=kl", "regularize.kl.coef=0.1"],
     "aer": ["recipe=aer", "control=[]", "regularize.aer.coef=0.1"],
     "steer": ["recipe=steer", "shape.steer.least=0.3"],
+    "cispo": ["recipe=cispo"],
+    "gspo": ["recipe=gspo", "loss.low=0.1", "loss.high=0.1"],
+    "gmpo": ["recipe=gmpo"],
+    "sapo": ["recipe=sapo"],
     "clipcov+siren": ["recipe=clipcov", "probe=[nucleus_entropy]", "regularize=[siren]", "regularize.siren.anchor=0.4", "regularize.siren.coef=0.5"],
 }
 AGGREGATES = ["token_mean", "seq_mean", "seq_sum", "constant"]

@@ -1,0 +1,31 @@
+"""SAPO: a smooth gate on the importance ratio instead of a clip, narrower for tokens with negative advantage.
+
+Paper: Soft Adaptive Policy Optimization, arXiv:2511.20347.
+Seat:  loss. Goes with objective.aggregate=seq_mean.
+Checked against: verl `compute_policy_loss_sapo`, TRL `_compute_loss` with loss_type sapo.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rlent.math.ratio import log_ratio
+from rlent.options import Positive
+
+
+def soft_gate(
+    logp: Float[Tensor, "B T"],
+    old_logp: Float[Tensor, "B T"],
+    adv: Float[Tensor, "B T"],
+    *,
+    tau_pos: Positive,
+    tau_neg: Positive,
+    clamp: Positive | None,
+) -> Float[Tensor, "B T"]:
+    """-A (4 / tau) sigmoid(tau (r - 1)) per token, r = exp(logp - old_logp); tau is `tau_pos` for A > 0, else `tau_neg`.
+
+    The gradient is -A r 4 sigmoid (1 - sigmoid): all of it at r = 1, less on both sides, the sharper the larger tau.
+    """
+    ratio = log_ratio(logp, old_logp, clamp).exp()
+    tau = torch.where(adv > 0, tau_pos, tau_neg).to(ratio.dtype)
+    return -adv * (4 / tau) * torch.sigmoid(tau * (ratio - 1))
