@@ -17,7 +17,9 @@ def masked_mean(x: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Flo
 
 def row_mean(x: Float[Tensor, "N T"], mask: Bool[Tensor, "N T"]) -> Float[Tensor, " N"]:
     """Mean of each row of `x` over its mask; 0 for a row without tokens."""
-    total = x.double().masked_fill(~mask, 0.0).sum(1)
+    if x.shape[1] == 0:
+        return x.new_zeros(x.shape[0])
+    total = x.double().masked_fill(~mask, 0.0).cumsum(1)[:, -1]  # in order: a plain sum rounds differently with more padding
     return (total / mask.sum(1).clamp(min=1)).to(x.dtype)
 
 

@@ -25,6 +25,13 @@ def test_row_mean_sends_no_gradient_into_padding():
     assert x.grad.tolist() == [[0.5, 0.5, 0.0]]
 
 
+def test_row_mean_is_the_same_to_the_last_bit_with_more_padding():
+    g = torch.Generator().manual_seed(0)
+    x, mask = torch.randn(200, 9, generator=g, dtype=torch.float64), torch.arange(9) < torch.arange(200)[:, None] % 10
+    wide = torch.nn.functional.pad(x, (0, 8)), torch.nn.functional.pad(mask, (0, 8))
+    assert torch.equal(row_mean(*wide), row_mean(x, mask))
+
+
 def test_float32_sums_do_not_lose_small_terms():
     # one after another in float32, 1e8 + 1 stays 1e8
     x = torch.tensor([[1e8, 1.0, 1.0, 1.0, 1.0, -1e8]])
