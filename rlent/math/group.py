@@ -41,6 +41,13 @@ def group_mean(x: Shaped[Tensor, " N"], group: Int[Tensor, " N"]) -> Float[Tenso
     return (rough + rest).to(_float(x).dtype)
 
 
+def group_sum(x: Shaped[Tensor, "N *more"], group: Int[Tensor, " N"]) -> Float[Tensor, "N *more"]:
+    """Sum over the row's group, in float64; of a matrix, column by column."""
+    index, count = _index(group)
+    total = torch.zeros((len(count), *x.shape[1:]), dtype=torch.float64, device=x.device)
+    return total.index_add_(0, index, x.double())[index]
+
+
 def group_std(x: Shaped[Tensor, " N"], group: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
     """Unbiased standard deviation over the row's group; 0 in a group of one."""
     index, count = _index(group)
