@@ -63,7 +63,9 @@ def test_every_option_is_listed_and_no_other(file):
 @pytest.mark.parametrize("file", FILES, ids=named)
 def test_values_are_accepted_for_the_tiny_and_the_real_model(file):
     spec = node(file)
-    options = {k: v for k, v in spec.items() if k not in RUNNER_KEYS and not (isinstance(v, str) and v.startswith("${regularize."))}
+    options = {
+        k: v for k, v in spec.items() if k not in RUNNER_KEYS and not (isinstance(v, str) and v.startswith("${") and not TOY.match(v))
+    }
     tiny = {k: yaml.safe_load(TOY.match(v)[1]) if isinstance(v, str) and TOY.match(v) else v for k, v in options.items()}
     for given in (tiny, {k: paper(v) for k, v in options.items()}):
         problems = check_options(named(file), maker(spec), given, spec["_target_"])
@@ -84,7 +86,9 @@ def test_every_option_has_a_remark(file):
 def test_functions_read_known_streams(file):
     spec = node(file)
     target = locate(spec["_target_"])
-    made = {"logits", "target", "ref_logp", "aer_difficulty", "old_nucleus_entropy", "now_nucleus_entropy"}
+    made = {"logits", "target", "hidden", "ref_logp", "aer_difficulty"}
+    probes = {f.stem for f in FILES if f.parent.name == "probe"}
+    made |= {f"{when}_{name}" for when in ("old", "now") for name in probes} | probes
     reads = positional(target.__call__ if isinstance(target, type) else target)
     assert set(reads) <= {*STREAMS, *made}
     assert not [s for s in reads if f"now_{s}" in reads]
