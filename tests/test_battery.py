@@ -37,6 +37,7 @@ PAIRS = [
     ["recipe=klcov", "+shape=erc"],
     ["recipe=qae", "+shape=clip_cov"],
     ["recipe=erc", "loss=ce_gppo", "regularize=[entropy]"],
+    ["recipe=erc", "loss=gppo", "regularize=[positive_nll]"],
     ["recipe=aer", "advantage=rloo", "+shape=clip_cov"],
     ["recipe=kl", "loss=pg_ratio", "+regularize=kl_cov"],
     ["recipe=clipcov", "objective.aggregate=seq_mean", "trainer.epochs=2"],
@@ -72,7 +73,9 @@ def test_the_cut_into_parts_changes_the_model_by_no_more_than_rounding(tmp_path:
 def test_a_method_without_effect_is_reported_once(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     quiet = [o for o in SMALL if not o.startswith("track.console")]
     small = ["sampler.prompts=2", "sampler.n=2", "sampler.max_tokens=4", "trainer.minibatches=1", "track.console=plain"]
-    commands.train([*quiet, *small, "recipe=clipcov", "shape.clip_cov.low=1000", "shape.clip_cov.high=1001", "trainer.steps=22", f"run.dir={run_dir}"])
+    commands.train(
+        [*quiet, *small, "recipe=clipcov", "shape.clip_cov.low=1000", "shape.clip_cov.high=1001", "trainer.steps=22", f"run.dir={run_dir}"]
+    )
     shown = capsys.readouterr()
     assert (shown.out + shown.err).count("shape.clip_cov has changed no token's gradient for 20 steps") == 1
     assert rows(run_dir)[-1]["effect/clip_cov"] == 0

@@ -30,12 +30,29 @@ RECIPES = {
     "gspo": ["recipe=gspo", "loss.low=0.1", "loss.high=0.1"],
     "gmpo": ["recipe=gmpo"],
     "sapo": ["recipe=sapo"],
-    "clipcov+siren": ["recipe=clipcov", "probe=[nucleus_entropy]", "regularize=[siren]", "regularize.siren.anchor=0.4", "regularize.siren.coef=0.5"],
+    "bapo": ["recipe=bapo", "loss.target=3.0"],
+    "forking": ["recipe=forking"],
+    "forking+entropy": [
+        "recipe=forking",
+        "shape.forking.denominator=all",
+        "regularize=[forking_entropy]",
+        "regularize.forking_entropy.coef=0.1",
+    ],
+    "positivenll": ["recipe=positivenll"],
+    "clipcov+siren": [
+        "recipe=clipcov",
+        "probe=[nucleus_entropy]",
+        "regularize=[siren]",
+        "regularize.siren.anchor=0.4",
+        "regularize.siren.coef=0.5",
+    ],
 }
 AGGREGATES = ["token_mean", "seq_mean", "seq_sum", "constant"]
 
 
-def run(overrides: list[str], batch: Batch, parts: list[list[int]], aggregate: str = "token_mean") -> tuple[float, dict[str, torch.Tensor], Batch]:
+def run(
+    overrides: list[str], batch: Batch, parts: list[list[int]], aggregate: str = "token_mean"
+) -> tuple[float, dict[str, torch.Tensor], Batch]:
     """Loss, gradients by live stream, and the record, for a cut into parts (lists of row positions)."""
     plan = load(overrides).plan
     objective = Objective(plan, aggregate=aggregate, length=16.0)

@@ -1,10 +1,14 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from streams import random_batch
 
 from rlent.methods.ce_gppo import gradient_preserving_clip, positive_nll
 from rlent.methods.ppo_clip import clipped_surrogate
+from rlent.objective import Objective
+from rlent.recipe import load
 
 VECTORS = ("ce_gppo",)
 OPTIONS = {"low": 0.2, "high": 0.3, "beta_low": 0.5, "beta_high": 0.75, "dual": 10.0, "clamp": None}
@@ -78,3 +82,20 @@ def test_imitation_is_of_correct_responses_only():
     found = positive_nll(logp, torch.tensor([True, False]), mask)
     assert found["value"].tolist() == [[1.0, 2.0], [3.0, 4.0]]
     assert found["mask"].tolist() == [[True, False], [False, False]]
+
+
+def test_imitation_is_averaged_over_the_tokens_of_correct_responses():
+    """The formula written out: loss + 0.1 sum(-logp over correct rows) / their tokens, through the composed recipe."""
+    batch = random_batch(5)
+    plan = load(["recipe=positivenll"]).plan
+    grads = []
+    for nodes in ({**plan.nodes, "regularize": []}, plan.nodes):
+        live = batch["live_logp"].clone().requires_grad_(True)
+        objective = Objective(replace(plan, nodes=nodes), aggregate="token_mean", length=16.0)
+        rows = objective.shape(batch.with_(now_logp=live.detach()), "step")
+        rows, scale = objective.prepare(rows)
+        objective(rows, {"logp": live}, scale).loss.backward()
+        grads.append(live.grad)
+    good = batch["mask"] & batch["correct"][:, None]
+    assert good.any() and not good.all()
+    torch.testing.assert_close(grads[1] - grads[0], -0.1 * good.double() / good.sum())

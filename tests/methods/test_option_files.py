@@ -86,7 +86,7 @@ def test_every_option_has_a_remark(file):
 def test_functions_read_known_streams(file):
     spec = node(file)
     target = locate(spec["_target_"])
-    made = {"logits", "target", "hidden", "ref_logp", "aer_difficulty"}
+    made = {"logits", "target", "hidden", "ref_logp", "aer_difficulty", "forking_selected"}
     probes = {f.stem for f in FILES if f.parent.name == "probe"}
     made |= {f"{when}_{name}" for when in ("old", "now") for name in probes} | probes
     reads = positional(target.__call__ if isinstance(target, type) else target)
@@ -160,6 +160,15 @@ NUMBERS = {
     "loss.ce_gppo.dual": 10.0,
     "loss.cispo.low": 10.0,
     "loss.cispo.high": 0.2,
+    "loss.bapo.target": 1.0,
+    "loss.bapo.low_start": 0.6,
+    "loss.bapo.low_max": 0.8,
+    "loss.bapo.low_step": 0.05,
+    "loss.bapo.high_start": 1.2,
+    "loss.bapo.high_max": 2.0,
+    "loss.bapo.high_step": 0.05,
+    "loss.gppo.beta_low": 1.0,
+    "loss.gppo.beta_high": 1.0,
     "loss.gspo.low": 3e-4,
     "loss.gspo.high": 4e-4,
     "loss.gmpo.low": 0.4,
@@ -176,6 +185,7 @@ NUMBERS = {
     "shape.steer.least": 0.8,
     "shape.steer.most": 1.2,
     "shape.steer.floor": 0.02,
+    "shape.forking.share": 0.2,
     "shape.aer.threshold": 0.5,
     "regularize.kl_cov.fraction": 2e-3,
     "regularize.kl_cov.coef": 1.0,
