@@ -48,6 +48,14 @@ def group_sum(x: Shaped[Tensor, "N *more"], group: Int[Tensor, " N"]) -> Float[T
     return total.index_add_(0, index, x.double())[index]
 
 
+def group_max(x: Float[Tensor, "N *more"], group: Int[Tensor, " N"]) -> Float[Tensor, "N *more"]:
+    """Largest value in the row's group; of a matrix, column by column."""
+    index, count = _index(group)
+    top = x.new_full((len(count), *x.shape[1:]), -torch.inf)
+    at = index.view(-1, *[1] * (x.ndim - 1)).expand_as(x)
+    return top.scatter_reduce_(0, at, x, "amax")[index]
+
+
 def group_std(x: Shaped[Tensor, " N"], group: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
     """Unbiased standard deviation over the row's group; 0 in a group of one."""
     index, count = _index(group)
