@@ -162,14 +162,17 @@ class Case:
         self.norm: float | None = None
         self.verl_norm = False
         overrides = [f"recipe={golden.recipe}", *(self.block.get("with") or [])]
-        unknown = []
+        unknown, switches = [], []
         for key, value in (vector.get("config") or {}).items():
             rule = self.block.get(key, ...)
             if rule is ... or key in _BLOCK_KEYS:
                 if key not in (self.block.get("ignore") or {}):
                     unknown.append(key)
                 continue
-            overrides += self._apply(key, rule, value)
+            found = self._apply(key, rule, value)
+            whole = isinstance(rule, Mapping) and "option" not in rule
+            (switches if whole else overrides).extend(found)  # what switches a part off comes after the numbers of the part
+        overrides += switches
         if unknown:
             raise UsageError(f"the card does not say what {', '.join(unknown)} means (golden block of recipe {golden.recipe})")
         self.recipe: Recipe = load(overrides, config_dirs)

@@ -39,6 +39,8 @@ RECIPES = {
         "regularize.forking_entropy.coef=0.1",
     ],
     "positivenll": ["recipe=positivenll"],
+    "hapo": ["recipe=hapo"],
+    "hapo+redistribute": ["recipe=hapo", "shape=[hapo,hapo_redistribute]"],
     "clipcov+siren": [
         "recipe=clipcov",
         "probe=[nucleus_entropy]",

@@ -86,7 +86,7 @@ def test_every_option_has_a_remark(file):
 def test_functions_read_known_streams(file):
     spec = node(file)
     target = locate(spec["_target_"])
-    made = {"logits", "target", "hidden", "ref_logp", "aer_difficulty", "forking_selected"}
+    made = {"logits", "target", "hidden", "ref_logp", "aer_difficulty", "forking_selected", "hapo_score"}
     probes = {f.stem for f in FILES if f.parent.name == "probe"}
     made |= {f"{when}_{name}" for when in ("old", "now") for name in probes} | probes
     reads = positional(target.__call__ if isinstance(target, type) else target)
@@ -186,6 +186,8 @@ NUMBERS = {
     "shape.steer.most": 1.2,
     "shape.steer.floor": 0.02,
     "shape.forking.share": 0.2,
+    "shape.hapo.pivot": 0.8,
+    "loss.hapo.alpha": 1.0,
     "shape.aer.threshold": 0.5,
     "regularize.kl_cov.fraction": 2e-3,
     "regularize.kl_cov.coef": 1.0,

@@ -1,0 +1,85 @@
+"""HAPO: clip range and advantage by token, from how uncertain the token is.
+
+Paper: From Uniform to Heterogeneous: Tailoring Policy Optimization to Every Token's Nature, arXiv:2509.16591.
+Seats: shape (`entropy_score`, over the whole minibatch; `redistribute`), loss (`adaptive_clip`, which reads the score).
+Checked against: the authors' `compute_entropy_h`, `ada_clip`, `ada_advantage` and `compute_policy_loss`. They score on each part.
+
+In every public commit tokens below the pivot get a positive score: the sign is lost, the lower bound never widens, and the
+upper one widens for the most certain tokens, too. Text and figure mean the signed score (`faithful: paper`).
+"""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from rlent.math.ratio import log_ratio
+from rlent.options import AboveOne, NonNegative, Positive, Share
+
+
+def entropy_score(
+    now_entropy: Float[Tensor, "N T"], mask: Bool[Tensor, "N T"], *, pivot: Share, faithful: Literal["paper", "released"]
+) -> dict[str, Tensor]:
+    """A score in [-1, 1] per token: 1 at the highest entropy of the minibatch, 0 at its `pivot` quantile, -1 at the lowest.
+
+    e = ln max(entropy, 1e-8); its distance from the pivot (the nearest token's value, no interpolation) is divided by the
+    largest distance on its own side. `released`: the absolute value. 0 outside the mask.
+    """
+    level = now_entropy.detach().clamp(min=1e-8).log()
+    score = torch.zeros_like(level)
+    if mask.any():
+        chosen = level[mask]
+        ordered = chosen.sort().values
+        distance = chosen - ordered[round(pivot * (len(ordered) - 1))]
+        distance = distance / distance.square().mean().clamp(min=1e-8).sqrt()
+        up, down = distance.max().clamp(min=1e-8), -distance.min().clamp(max=-1e-8)
+        score[mask] = torch.where(distance > 0, distance / up, distance / down)
+    return {"score": score.abs() if faithful == "released" else score}
+
+
+def ranges(score: Float[Tensor, "*shape"], low: float, high: float, alpha: float) -> tuple[Tensor, Tensor]:
+    """The clip range of each token: `high` widened for uncertain tokens, `low` for certain ones, by up to 1 + alpha."""
+    return low * (1 + alpha * (-score).clamp(min=0.0)), high * (1 + alpha * score.clamp(min=0.0))
+
+
+def redistribute(
+    now_logp: Float[Tensor, "N T"],
+    old_logp: Float[Tensor, "N T"],
+    adv: Float[Tensor, "N T"],
+    hapo_score: Float[Tensor, "N T"],
+    *,
+    beta: NonNegative,
+    low: Share,
+    high: NonNegative,
+    alpha: NonNegative,
+) -> dict[str, Tensor]:
+    """A (1 + beta score) where the token's drift fits its kind: an uncertain token that moved, a certain one that stayed.
+
+    A token has stayed while its ratio is within half of its clip range, (1 - low_t / 2, 1 + high_t / 2).
+    """
+    ratio = (now_logp - old_logp).exp()
+    down, up = ranges(hapo_score, low, high, alpha)
+    stayed = (ratio > 1 - down / 2) & (ratio < 1 + up / 2)
+    return {"adv": torch.where(stayed == (hapo_score <= 0), adv * (1 + beta * hapo_score), adv)}
+
+
+def adaptive_clip(
+    logp: Float[Tensor, "B T"],
+    old_logp: Float[Tensor, "B T"],
+    adv: Float[Tensor, "B T"],
+    hapo_score: Float[Tensor, "B T"],
+    *,
+    low: Share,
+    high: NonNegative,
+    alpha: NonNegative,
+    dual: AboveOne | None,
+    clamp: Positive | None,
+) -> Float[Tensor, "B T"]:
+    """max(-A r, -A clip(r, 1 - low_t, 1 + high_t)) with the dual clip; low_t and high_t are the token's own (`ranges`)."""
+    ratio = log_ratio(logp, old_logp, clamp).exp()
+    down, up = ranges(hapo_score, low, high, alpha)
+    loss = torch.maximum(-adv * ratio, -adv * ratio.clamp(1 - down, 1 + up))
+    if dual is None:
+        return loss
+    return torch.where(adv < 0, torch.minimum(loss, -adv * dual), loss)
