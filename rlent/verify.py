@@ -9,6 +9,7 @@ a block:
       option_of_file: seat.node.option          its value is given to this option
       option_of_file: {option: path, values: {theirs: ours}}
       option_of_file: {values: {theirs: [overrides]}}
+      option_of_file: {option: path, shift: number}   its value plus the number
       option_of_file: {stream: name}            its value is a stream
       inputs: {name_in_file: stream}            where the usual names do not fit
       outputs: {name_in_file: stream}           further results to compare
@@ -194,6 +195,8 @@ class Case:
                     return [str(v) for v in value]
             elif "option" not in rule or not isinstance(value, int | float) or isinstance(value, bool):
                 raise UsageError(f"{key}={value!r} is not among the values the card translates ({', '.join(table)})")
+        if isinstance(rule, Mapping) and "shift" in rule and value is not None:
+            value = value + rule["shift"]
         option = rule["option"] if isinstance(rule, Mapping) else rule
         if option == "objective.aggregate":
             self.verl_norm = value == "seq-mean-token-sum-norm"
@@ -263,7 +266,8 @@ class Case:
             "mask": mask,
             "group": torch.arange(rows) if group is None else group.long(),
         }
-        streams.setdefault("old_logp", zeros)
+        for name in ("old_logp", "old_entropy"):
+            streams.setdefault(name, zeros)
         streams["adv"] = streams["adv"] * mask
         return Batch({k: v for k, v in streams.items() if k not in ("logits", "labels")})
 
@@ -417,7 +421,7 @@ class Case:
         each = self.block.get("each")
         if each:
             found = [fn(**{**inputs, each: x.item()}, **self.arguments) for x in inputs[each]]
-            answer: Any = {k: torch.tensor([f[k] for f in found]) for k in found[0]}
+            answer: Any = {k: torch.tensor([f[k] for f in found], dtype=torch.float64) for k in found[0]}
         else:
             answer = fn(**inputs, **self.arguments)
         for name, key in (self.block.get("outputs") or {}).items():

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rlent.math.masked import row_mean
-from rlent.options import NonNegative, Positive, Share
+from rlent.options import AboveOne, NonNegative, Positive, Share
 
 
 def sequence_clip(
@@ -22,12 +22,17 @@ def sequence_clip(
     low: Share,
     high: NonNegative,
     cap: Positive,
+    dual: AboveOne | None,
 ) -> Float[Tensor, "B T"]:
     """max(-A s, -A clip(s, 1 - low, 1 + high)) with s = exp(mean log-ratio of the response), the same at all of its tokens.
 
     The gradient is the token's own (GSPO-token): s = sg[s_row] exp(logp - sg[logp]), so a response's tokens may differ in
-    advantage. ln s is at most `cap`; there is no gradient beyond it.
+    advantage. ln s is at most `cap`; there is no gradient beyond it. `dual` bounds the loss of a token with negative advantage
+    by -A dual.
     """
     mean = row_mean((logp - old_logp).detach(), mask)[:, None]
     ratio = (logp - logp.detach() + mean).clamp(max=cap).exp()
-    return torch.maximum(-adv * ratio, -adv * ratio.clamp(1 - low, 1 + high))
+    loss = torch.maximum(-adv * ratio, -adv * ratio.clamp(1 - low, 1 + high))
+    if dual is None:
+        return loss
+    return torch.where(adv < 0, torch.minimum(loss, -adv * dual), loss)

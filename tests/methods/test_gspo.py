@@ -6,7 +6,7 @@ import torch
 from rlent.methods.gspo import sequence_clip
 
 VECTORS = ("gspo",)
-CLIP = {"low": 0.2, "high": 0.3, "cap": 10.0}
+CLIP = {"low": 0.2, "high": 0.3, "cap": 10.0, "dual": None}
 
 
 def run(drift, adv, mask=None, **options):
@@ -23,7 +23,7 @@ def run(drift, adv, mask=None, **options):
 def test_agrees_with_the_reference(vector, objective):
     c, logp = vector.config, vector.leaf("logp")
     loss = sequence_clip(
-        logp, vector["old_logp"], vector["adv"], vector["mask"], low=c["clip_low"], high=c["clip_high"], cap=c["log_ratio_max"]
+        logp, vector["old_logp"], vector["adv"], vector["mask"], low=c["clip_low"], high=c["clip_high"], cap=c["log_ratio_max"], dual=None
     )
     objective(vector, loss, logp)
 
@@ -65,6 +65,13 @@ def test_beyond_the_cap_there_is_no_gradient():
     loss, grad = run([[3.0, 3.0]], [-1.0], cap=2.0)
     assert loss[0, 0].item() == pytest.approx(math.exp(2.0))
     assert not grad.any()
+
+
+def test_the_dual_clip_bounds_responses_with_negative_advantage_only():
+    drift = [[0.8, 0.8], [0.2, 0.2]]
+    loss, grad = run(drift, [-1.0, 1.0], dual=2.0)
+    assert loss[:, 0].tolist() == pytest.approx([2.0, -math.exp(0.2)])
+    assert grad.bool().tolist() == [[False, False], [True, True]]
 
 
 def test_an_empty_response_spoils_nothing():
