@@ -138,6 +138,7 @@ class Run:
             **{k: v for k, v in config["track"].items() if k not in ("ledger", "keep_batches")},
         )
         self.tokens = 0
+        self._texts: dict[int, str] = {}
         self.alarms = Alarms()
         self.law = LiveLaw(config)
 
@@ -304,10 +305,20 @@ class Run:
             batch = self.sampler(self.engine, self.data, self.grade, self)
             self._resting.enter_context(self.engine.idle())  # until `publish`
         self.clock.seconds["sample"] -= self.clock.seconds.get("grade", 0.0)
-        if any("answer_id" in n.reads for members in self.plan.nodes.values() for n in members):
+        read = {s for members in self.plan.nodes.values() for n in members for s in n.reads}
+        if "answer_id" in read:
             batch["answer_id"] = answer_ids(batch, getattr(self.grader, "equal", None))
+        if "pieces" in read:
+            batch["pieces"] = [self._pieces(t[:n]) for t, n in zip(batch["tokens"].tolist(), batch["length"].tolist(), strict=True)]
         self._current = batch
         return batch
+
+    def _pieces(self, tokens: Sequence[int]) -> list[str]:
+        """The text of each token by itself."""
+        for token in tokens:
+            if token not in self._texts:
+                self._texts[token] = self.tokenizer.decode([token], skip_special_tokens=False)
+        return [self._texts[token] for token in tokens]
 
     def look_back(self, batch: Batch) -> Batch:
         with self.clock.lap("look_back"):

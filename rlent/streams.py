@@ -44,6 +44,8 @@ STREAMS: dict[str, Stream] = {
         Stream("status", "N strings", "sample", "the grader's status: ok, no_answer, timeout, ..."),
         Stream("length", "[N] int", "sample", "response tokens"),
         Stream("group", "[N] int", "sample", "index of the row's prompt within the step"),
+        Stream("sample", "[N] int", "sample", "index of the response among those to its prompt"),
+        Stream("pieces", "N lists of strings", "sample", "the text of each response token; made only if some function reads it"),
         Stream("source", "N strings", "sample", "policy, tempered, reference, demo or replay"),
         Stream("data_source", "N strings", "sample", "the data set a problem comes from"),
         Stream("train", "[N] bool", "sample", "False: graded and counted, but without loss"),

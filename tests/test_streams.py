@@ -31,6 +31,20 @@ def test_answer_classes_are_made_when_a_function_names_them(run_dir: Path, tmp_p
     assert rows(run_dir)[0]["reward/vote"] > 0
 
 
+def test_the_text_of_each_token_is_made_when_a_function_names_it(run_dir: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    (folder / "reward").mkdir(parents=True)
+    (folder / "piece_reward.py").write_text(
+        "import torch\n\n\ndef spelled(pieces, response, length):\n"
+        "    assert [len(p) for p in pieces] == length.tolist()\n"
+        "    assert all(''.join(p).removesuffix('<eos>') == r for p, r in zip(pieces, response))\n"
+        "    return length.float()\n"
+    )
+    (folder / "reward" / "spelled.yaml").write_text("spelled:\n  _target_: piece_reward.spelled\n  coef: 1.0\n")
+    commands.train([*SMALL, "trainer.steps=1", "reward=[spelled]", f"run.dir={run_dir}"], config_dirs=[str(folder)])
+    assert rows(run_dir)[0]["reward/spelled"] > 0
+
+
 def test_another_temperature_also_logs_the_entropy_at_one(tmp_path: Path) -> None:
     warm = rows(train(tmp_path / "warm", "trainer.steps=1", "sampler.temperature=1.5"))[0]
     assert warm["entropy_t1/mean"] < warm["entropy/mean"], "a higher temperature flattens the distribution"
