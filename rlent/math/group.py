@@ -83,6 +83,17 @@ def group_quantile(x: Float[Tensor, " N"], group: Int[Tensor, " N"], q: float, m
     return mixed[index]
 
 
+def group_rank(x: Float[Tensor, " N"], group: Int[Tensor, " N"], tie: Int[Tensor, " N"]) -> Int[Tensor, " N"]:
+    """Place of the row in its group by ascending `x`, from 0; equal values in the order of `tie`."""
+    index, count = _index(group)
+    order = tie.argsort(stable=True)
+    order = order[x[order].argsort(stable=True)]
+    order = order[index[order].argsort(stable=True)]
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(order), device=x.device)
+    return place - (count.cumsum(0) - count)[index]
+
+
 def group_second_largest(x: Float[Tensor, " N"], group: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
     """The second largest value of the row's group, counting repetitions; in a group of one, its only value."""
     index, count = _index(group)
