@@ -12,7 +12,9 @@ from rlent import commands, metrics
 from rlent.recipe import groups
 
 NAMES = sorted(groups()["recipe"])
-MORE = {"dapo": ["sampler.n=8", "sampler.max_tokens=16"]}  # its filter needs groups with a right and a wrong response
+MORE = dict.fromkeys(
+    ("dapo", "dler"), ["sampler.n=8", "sampler.max_tokens=16"]
+)  # the filter needs groups with a right and a wrong response
 
 
 @pytest.mark.parametrize("name", NAMES)
