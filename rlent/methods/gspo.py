@@ -5,6 +5,8 @@ Seat:  loss. Goes with objective.aggregate=seq_mean.
 Checked against: verl `compute_policy_loss_gspo`, TRL `_compute_loss` with importance_sampling_level sequence.
 """
 
+from typing import Literal
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -23,15 +25,17 @@ def sequence_clip(
     high: NonNegative,
     cap: Positive,
     dual: AboveOne | None,
+    gradient: Literal["token", "response"],
 ) -> Float[Tensor, "B T"]:
     """max(-A s, -A clip(s, 1 - low, 1 + high)) with s = exp(mean log-ratio of the response), the same at all of its tokens.
 
-    The gradient is the token's own (GSPO-token): s = sg[s_row] exp(logp - sg[logp]), so a response's tokens may differ in
-    advantage. ln s is at most `cap`; there is no gradient beyond it. `dual` bounds the loss of a token with negative advantage
-    by -A dual.
+    `gradient` token: the token's own (GSPO-token), s = sg[s_row] exp(logp - sg[logp]); response: of s itself, spread evenly
+    over the response. They differ only where tokens of a response differ in advantage, weight or gate. ln s is at most `cap`;
+    there is no gradient beyond it. `dual` bounds the loss of a token with negative advantage by -A dual.
     """
-    mean = row_mean((logp - old_logp).detach(), mask)[:, None]
-    ratio = (logp - logp.detach() + mean).clamp(max=cap).exp()
+    mean = row_mean(logp - old_logp, mask)[:, None]
+    level = mean.expand_as(logp) if gradient == "response" else logp - logp.detach() + mean.detach()
+    ratio = level.clamp(max=cap).exp()
     loss = torch.maximum(-adv * ratio, -adv * ratio.clamp(1 - low, 1 + high))
     if dual is None:
         return loss

@@ -6,7 +6,7 @@ import torch
 from rlent.methods.gspo import sequence_clip
 
 VECTORS = ("gspo",)
-CLIP = {"low": 0.2, "high": 0.3, "cap": 10.0, "dual": None}
+CLIP = {"low": 0.2, "high": 0.3, "cap": 10.0, "dual": None, "gradient": "token"}
 
 
 def run(drift, adv, mask=None, **options):
@@ -23,7 +23,15 @@ def run(drift, adv, mask=None, **options):
 def test_agrees_with_the_reference(vector, objective):
     c, logp = vector.config, vector.leaf("logp")
     loss = sequence_clip(
-        logp, vector["old_logp"], vector["adv"], vector["mask"], low=c["clip_low"], high=c["clip_high"], cap=c["log_ratio_max"], dual=None
+        logp,
+        vector["old_logp"],
+        vector["adv"],
+        vector["mask"],
+        low=c["clip_low"],
+        high=c["clip_high"],
+        cap=c["log_ratio_max"],
+        dual=None,
+        gradient="token",
     )
     objective(vector, loss, logp)
 
@@ -72,6 +80,15 @@ def test_the_dual_clip_bounds_responses_with_negative_advantage_only():
     loss, grad = run(drift, [-1.0, 1.0], dual=2.0)
     assert loss[:, 0].tolist() == pytest.approx([2.0, -math.exp(0.2)])
     assert grad.bool().tolist() == [[False, False], [True, True]]
+
+
+def test_the_ratios_own_gradient_spreads_over_the_response():
+    drift = torch.full((1, 4), 0.1, dtype=torch.float64)
+    adv = torch.tensor([[1.0, 0.0, 0.0, 9.0]], dtype=torch.float64)
+    mask = [[True, True, True, False]]
+    own, spread = (run(drift.tolist(), adv, mask=mask, gradient=g)[1][0].tolist() for g in ("token", "response"))
+    assert own == pytest.approx([-math.exp(0.1), 0.0, 0.0, 0.0])
+    assert spread == pytest.approx([-math.exp(0.1) / 3] * 3 + [0.0])
 
 
 def test_an_empty_response_spoils_nothing():
