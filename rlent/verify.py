@@ -15,6 +15,7 @@ a block:
       outputs: {name_in_file: stream}           further results to compare
       inputs: {name_in_file: {stream: name, values: {theirs: ours}}}   the same, translated value by value
       node: regularize.kl                       one function instead of the whole objective
+      node: control.aent                        a controller: called for each element of its inputs, from step `first_step` (1) on
       call: package.module.function             a function of the method; options and inputs become its arguments by name,
                                                 `each: input` calls it once for each element of that input
       one_group: true                           all rows of the file answer one prompt
@@ -60,7 +61,7 @@ AGGREGATES = {
     "seq-mean-token-sum": "seq_sum",
     "seq-mean-token-sum-norm": "constant",
 }
-_BLOCK_KEYS = frozenset({"with", "inputs", "outputs", "node", "call", "each", "one_group", "ignore"})
+_BLOCK_KEYS = frozenset({"with", "first_step", "inputs", "outputs", "node", "call", "each", "one_group", "ignore"})
 _WHOLE_NUMBERS = frozenset({"group", "bundle", "sample", "step", "trajectory"})
 _ROW_STREAMS = frozenset({"reward", "group", "length", "correct"})
 
@@ -443,6 +444,9 @@ class Case:
         node = next((n for n in self.recipe.plan.nodes[seat] if n.name == name), None) or mount(seat, name, self.recipe[seat][name], [])
         if node is None:
             raise UsageError(f"{self.block['node']} is not in the composed recipe")
+        if seat == "control":
+            self._control(node, check)
+            return
         if seat == "reward":
             check.compare("rewards", batch["reward"] + node.coef * node(View(batch, node)), expected["rewards"])
             return
@@ -455,6 +459,17 @@ class Case:
                 check.compare(key, grad, theirs)
             else:
                 check.compare(key, value, theirs)
+
+    def _control(self, node: Node, check: Check) -> None:
+        """A controller, called once for each element of its inputs, as a minibatch of one token."""
+        first = int(self.block.get("first_step") or 1)
+        given = {k: v for k, v in self.inputs.items() if isinstance(v, Tensor) and v.ndim == 1}
+        answers = []
+        for i in range(min(map(len, given.values()))):
+            one = {k: v[i].view(1, 1) for k, v in given.items()}
+            answers.append(float(node({**one, "mask": torch.ones(1, 1, dtype=torch.bool), "step": first + i})))
+        for name in self.block.get("outputs") or {}:
+            check.compare(name, answers, self.vector["outputs"][name])
 
 
 def _key(value: Any) -> str:

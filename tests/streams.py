@@ -36,6 +36,7 @@ def random_batch(seed: int = 0, groups: int = 6, n: int = 4, width: int = 9, *, 
             "live_logp": logp * mask,
             "live_entropy": entropy * mask,
             "live_nucleus_entropy": (entropy * 0.7) * mask,
+            "live_clamped_entropy": (entropy * 0.9) * mask,
             "correct": torch.rand(rows, generator=g) < 0.4,
             "length": lengths,
         }

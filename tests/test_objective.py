@@ -40,6 +40,7 @@ RECIPES = {
     ],
     "positivenll": ["recipe=positivenll"],
     "hapo": ["recipe=hapo"],
+    "aent": ["recipe=aent", "control=[]", "regularize.aent.coef=0.1"],
     "hapo+redistribute": ["recipe=hapo", "shape=[hapo,hapo_redistribute]"],
     "clipcov+siren": [
         "recipe=clipcov",
@@ -58,7 +59,7 @@ def run(
     """Loss, gradients by live stream, and the record, for a cut into parts (lists of row positions)."""
     plan = load(overrides).plan
     objective = Objective(plan, aggregate=aggregate, length=16.0)
-    live = {k: batch[f"live_{k}"].clone().requires_grad_(True) for k in ("logp", "entropy", "nucleus_entropy")}
+    live = {k: batch[f"live_{k}"].clone().requires_grad_(True) for k in ("logp", "entropy", "nucleus_entropy", "clamped_entropy")}
     streams = {k: v for k, v in batch.streams.items() if not k.startswith("live_")}
     rows = Batch({**streams, **{f"now_{k}": v.detach() for k, v in live.items()}}, batch.row)
     rows = objective.shape(rows, "step")
