@@ -235,7 +235,16 @@ def main(config_dirs: Sequence[str] = (), *, seat: str | None = None, everything
         listed = [o for o in listed if o.group == seat]
     if as_json:
         plain = [asdict(o) for o in listed]
-        print(json.dumps(plain if seat is not None else {"methods": [asdict(c) for c in found], "options": plain} if everything else [asdict(c) for c in found], indent=1))
+        print(
+            json.dumps(
+                plain
+                if seat is not None
+                else {"methods": [asdict(c) for c in found], "options": plain}
+                if everything
+                else [asdict(c) for c in found],
+                indent=1,
+            )
+        )
     else:
         width = _columns()
         tables = [] if seat is not None else [method_table(found)]

@@ -30,7 +30,9 @@ def steps(folder: Path) -> list[int]:
     """Steps of the whole checkpoints in a folder, ascending."""
     if not folder.is_dir():
         return []
-    return sorted(int(p.name.removeprefix(_PREFIX)) for p in folder.iterdir() if p.name.startswith(_PREFIX) and p.name[len(_PREFIX) :].isdigit())
+    return sorted(
+        int(p.name.removeprefix(_PREFIX)) for p in folder.iterdir() if p.name.startswith(_PREFIX) and p.name[len(_PREFIX) :].isdigit()
+    )
 
 
 def save(folder: Path, step: int, tensors: dict[str, Any], state: Mapping[str, Any], world: World, keep: int) -> Path:

@@ -43,7 +43,9 @@ def torch() -> Finding:
     try:
         module = importlib.import_module("torch")
     except Exception as error:
-        return Finding("torch", _brief(error), "nothing can be trained; install it first and by itself: pip install torch==2.13.0", "broken")
+        return Finding(
+            "torch", _brief(error), "nothing can be trained; install it first and by itself: pip install torch==2.13.0", "broken"
+        )
     cores, threads = os.cpu_count() or 1, module.get_num_threads()
     means = "results repeat bit for bit only with the same number of threads (scale.threads)"
     return Finding("torch", f"{module.__version__}, {threads} thread{'s' if threads != 1 else ''} of {cores} cores", means)
@@ -59,7 +61,9 @@ def accelerator() -> Finding:
         names = [f"{cuda.get_device_name(i)} ({cuda.get_device_properties(i).total_memory / _GIB:.0f} GiB)" for i in range(count)]
         return Finding("GPU", ", ".join(names), "use scale=gpu; scale=cpu stays the default")
     if Path("/dev/nvidia0").exists() or shutil.which("nvidia-smi"):
-        return Finding("GPU", "there is one, but torch does not see it", "this torch is a build for the CPU, or the driver does not fit it", "note")
+        return Finding(
+            "GPU", "there is one, but torch does not see it", "this torch is a build for the CPU, or the driver does not fit it", "note"
+        )
     return Finding("GPU", "none", "runs on the CPU: right for the embedded model, too slow for real ones")
 
 
@@ -101,7 +105,9 @@ def tracking() -> Finding:
         return Finding("W&B", f"{found}, WANDB_MODE={mode}", f"track.mode=auto follows the environment: {mode}")
     if logged_in:
         return Finding("W&B", f"{found}, logged in", "runs are tracked online (track.mode=offline keeps them here)")
-    return Finding("W&B", f"{found}, not logged in", "runs are tracked offline, in their own folders; rlent upload RUN sends one after `wandb login`")
+    return Finding(
+        "W&B", f"{found}, not logged in", "runs are tracked offline, in their own folders; rlent upload RUN sends one after `wandb login`"
+    )
 
 
 def disk() -> Finding:
@@ -115,7 +121,9 @@ def disk() -> Finding:
     if free < 0.2 * _GIB:
         return Finding("disk", found, "too little for a run of the embedded model with its checkpoints", "broken")
     most = free / 3 / 12  # two checkpoints kept and one being written; fp32 weights and two moments
-    return Finding("disk", found, f"room for the checkpoints of a model of up to {_count(most)} parameters (checkpoint.keep=2, 12 bytes each)")
+    return Finding(
+        "disk", found, f"room for the checkpoints of a model of up to {_count(most)} parameters (checkpoint.keep=2, 12 bytes each)"
+    )
 
 
 def memory() -> Finding:
@@ -127,7 +135,11 @@ def memory() -> Finding:
     found = f"{free / _GIB:.1f} of {total / _GIB:.1f} GiB free"
     if total < 2 * _GIB:
         return Finding("memory", found, "less than the embedded model's run is comfortable with (2 GiB)", "note")
-    return Finding("memory", found, f"fp32 training on the CPU of models up to about {_count(total / 2 / 16)} parameters (16 bytes each, and half for the rest)")
+    return Finding(
+        "memory",
+        found,
+        f"fp32 training on the CPU of models up to about {_count(total / 2 / 16)} parameters (16 bytes each, and half for the rest)",
+    )
 
 
 def packages() -> Finding:
@@ -137,14 +149,18 @@ def packages() -> Finding:
         return Finding("packages", "; ".join([*(f"{m} is missing" for m in missing), *old]), means, "broken")
     file = constraints_file()
     if file is None:
-        return Finding("packages", "all there; no list of tested versions beside this installation", "numbers may differ between versions", "note")
+        return Finding(
+            "packages", "all there; no list of tested versions beside this installation", "numbers may differ between versions", "note"
+        )
     pinned = re.findall(r"^([A-Za-z0-9._-]+)==(\S+)", file.read_text(encoding="utf-8"), re.MULTILINE)
     versions = {name: (_version(name), tested) for name, tested in pinned}
     other = [f"{name} {here} (tested {tested})" for name, (here, tested) in versions.items() if here and here.partition("+")[0] != tested]
     if other:
         means = "not the tested set; pip install -c constraints.txt ... makes it so"
         return Finding("packages", f"{len(other)} differ: {', '.join(other[:6])}{', ...' if len(other) > 6 else ''}", means, "note")
-    return Finding("packages", f"{sum(here is not None for here, _ in versions.values())} versions as tested", "the set that the tests ran with")
+    return Finding(
+        "packages", f"{sum(here is not None for here, _ in versions.values())} versions as tested", "the set that the tests ran with"
+    )
 
 
 def recipes() -> Finding:
@@ -154,7 +170,18 @@ def recipes() -> Finding:
     return Finding("recipes", f"{count} in {recipes_dir()}", "rlent ls lists them")
 
 
-EXAMINATIONS: tuple[Callable[[], Finding], ...] = (python, packages, torch, accelerator, transformers, engine, recipes, tracking, disk, memory)
+EXAMINATIONS: tuple[Callable[[], Finding], ...] = (
+    python,
+    packages,
+    torch,
+    accelerator,
+    transformers,
+    engine,
+    recipes,
+    tracking,
+    disk,
+    memory,
+)
 
 
 def examine() -> list[Finding]:
@@ -178,7 +205,11 @@ def main(*, as_json: bool = False) -> int:
             mark = {"ok": " ", "note": "!", "broken": "X"}[f.health]
             print(f"{mark} {f.what:<13} {f.found}\n  {'':<13}   {f.means}")
         broken = [f.what for f in findings if f.health == "broken"]
-        print(f"\nbroken: {', '.join(broken)}" if broken else "\nnothing needed is broken; a first run: rlent train recipe=clipcov trainer.steps=20")
+        print(
+            f"\nbroken: {', '.join(broken)}"
+            if broken
+            else "\nnothing needed is broken; a first run: rlent train recipe=clipcov trainer.steps=20"
+        )
     return 1 if any(f.health == "broken" for f in findings) else 0
 
 

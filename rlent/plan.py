@@ -161,7 +161,9 @@ class Plan:
         for node in self.nodes["control"]:
             knob = node.options.get("knob")
             if isinstance(knob, str) and knob not in knobs:
-                problems.append(f"{node.path}: knob '{knob}' does not exist in this recipe{did_you_mean(knob, knobs)} (knobs: {', '.join(knobs) or 'none'})")
+                problems.append(
+                    f"{node.path}: knob '{knob}' does not exist in this recipe{did_you_mean(knob, knobs)} (knobs: {', '.join(knobs) or 'none'})"
+                )
 
     def _check_probes(self, problems: list[str]) -> None:
         for node in self.nodes["probe"]:
@@ -187,13 +189,17 @@ class Plan:
                         f"(needs trainer.minibatches * trainer.epochs >= {card['needs_minibatches']})"
                     )
                 if (sampler.get("n") or 1) < card.get("needs_group", 1):
-                    self.warnings.append(f"{node.path} does nothing here: it compares the responses of a group, and sampler.n is {sampler.get('n')}")
+                    self.warnings.append(
+                        f"{node.path} does nothing here: it compares the responses of a group, and sampler.n is {sampler.get('n')}"
+                    )
                 for other in card.get("conflicts") or []:
                     name, reason = (other.get("name"), other.get("reason", "")) if isinstance(other, Mapping) else (other, "")
                     if name in present:
                         self.warnings.append(f"{node.path} and {name} do not go together{': ' + reason if reason else ''}")
         if (sampler.get("top_p") or 1.0) < 1.0 or (sampler.get("top_k") or 0) > 0:
-            self.warnings.append("sampler.top_p or top_k cuts the sampling distribution: log-probabilities of the update are of the whole one")
+            self.warnings.append(
+                "sampler.top_p or top_k cuts the sampling distribution: log-probabilities of the update are of the whole one"
+            )
 
     def lines(self) -> list[str]:
         """The plan in words."""
@@ -208,7 +214,9 @@ class Plan:
             out.append(f"before each update but the first of a step: one forward without gradient for {_and(self.now, 'now_')}")
         if self.pull:
             out.append("pull of the loss on the whole minibatch (scalars only)")
-        out.append(f"update: forward with gradient for {_and(self.grad or {'logp'}, '')}; without for {_and(self.live - self.grad, '') or 'nothing more'}")
+        out.append(
+            f"update: forward with gradient for {_and(self.grad or {'logp'}, '')}; without for {_and(self.live - self.grad, '') or 'nothing more'}"
+        )
         for seat, members in self.nodes.items():
             for node in members:
                 if seat == "probe":

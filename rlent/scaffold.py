@@ -288,7 +288,9 @@ def make(name: str, seat: str, folder: Path | None = None) -> Made:
         UsageError: a bad name or seat, a name that is taken, or no folder to write to. Nothing is written then.
     """
     if seat not in SKETCHES:
-        raise UsageError(f"--seat: '{seat}' is not a seat that a function fills{did_you_mean(seat, SKETCHES)} (seats: {', '.join(SKETCHES)})")
+        raise UsageError(
+            f"--seat: '{seat}' is not a seat that a function fills{did_you_mean(seat, SKETCHES)} (seats: {', '.join(SKETCHES)})"
+        )
     _check_name(name)
     inside = folder is None
     if folder is None:
@@ -341,7 +343,9 @@ def _check_free(name: str, seat: str, recipe: str, places: dict[str, Path], insi
     if shipped:
         raise UsageError(f"rlent ships {' and '.join(shipped)} already; choose another name, nothing was written")
     if importlib.util.find_spec(name) is not None:
-        raise UsageError(f"'{name}' is also an installed Python module, which would be imported in its place; choose another name, nothing was written")
+        raise UsageError(
+            f"'{name}' is also an installed Python module, which would be imported in its place; choose another name, nothing was written"
+        )
 
 
 def _texts(name: str, seat: str, module: str) -> dict[str, str]:

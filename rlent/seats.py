@@ -30,9 +30,17 @@ SEATS: dict[str, Seat] = {
     s.name: s
     for s in [
         Seat("sampler", False, frozenset(), frozenset(), "a class: draws prompts, generates, grades, keeps"),
-        Seat("reward", True, _BEFORE_CREDIT, _OUTPUTS | {"reward", "token_reward"}, "[N] or [N,T]; summed with coef, [N] falls on the last token"),
+        Seat(
+            "reward",
+            True,
+            _BEFORE_CREDIT,
+            _OUTPUTS | {"reward", "token_reward"},
+            "[N] or [N,T]; summed with coef, [N] falls on the last token",
+        ),
         Seat("advantage", False, _STEP, _OUTPUTS, "[N] or [N,T], or a dict with `adv` and streams of its own"),
-        Seat("shape", True, _ALL, frozenset(), "a factor on the weight, or a dict with any of adv, weight, gate, mask and streams of its own"),
+        Seat(
+            "shape", True, _ALL, frozenset(), "a factor on the weight, or a dict with any of adv, weight, gate, mask and streams of its own"
+        ),
         Seat("loss", False, _ALL, frozenset(), "[B,T], not reduced"),
         Seat("regularize", True, _ALL, frozenset(), "[B,T] or {value, mask}, minimised; a scalar from a whole-minibatch function"),
         Seat("control", True, _ALL - {"live"}, frozenset(), "a class: reads streams or metrics, turns knobs"),

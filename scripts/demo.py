@@ -22,7 +22,9 @@ def rlent(*arguments: str, log: Path | None = None) -> subprocess.Popen[str]:
     """Start `rlent ...` with one thread; output goes to `log`, or is shown."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     out = log.open("a") if log else None
-    return subprocess.Popen([sys.executable, "-m", "rlent", *arguments], env=environment, stdout=out, stderr=subprocess.STDOUT if out else None, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", "rlent", *arguments], env=environment, stdout=out, stderr=subprocess.STDOUT if out else None, text=True
+    )
 
 
 def train(out: Path, steps: int, seed: int) -> None:
@@ -35,7 +37,14 @@ def train(out: Path, steps: int, seed: int) -> None:
         if (folder / "recipe.yaml").is_file():
             arguments = ["--resume", str(folder)]
         else:
-            arguments = [f"recipe={method}", f"run.dir={folder}", f"seed={seed}", f"trainer.steps={steps}", "eval.every=0", "track.mode=disabled"]
+            arguments = [
+                f"recipe={method}",
+                f"run.dir={folder}",
+                f"seed={seed}",
+                f"trainer.steps={steps}",
+                "eval.every=0",
+                "track.mode=disabled",
+            ]
         jobs[method] = rlent("train", *arguments, log=out / f"{method}.log")
     while jobs and any(job.poll() is None for job in jobs.values()):
         done = {m: _rows(out / m / "metrics.jsonl") for m in METHODS}

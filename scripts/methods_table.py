@@ -1,7 +1,7 @@
 """The methods table of the README, made from the cards.
 
-    python scripts/methods_table.py            # print it
-    python scripts/methods_table.py --write    # put it between the markers of README.md
+python scripts/methods_table.py            # print it
+python scripts/methods_table.py --write    # put it between the markers of README.md
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ def table(found: Iterable[Card]) -> str:
     for card in found:
         checked = {"authors": "authors' code", "formula": "the paper's formula", "none": "nothing"}[card.proof]
         what = card.description.splitlines()[0].partition(": ")[2] if card.description else ""
-        lines.append(f"| `{card.name}` | [{card.title}]({link(card.paper)}): {what} | {', '.join(card.seats) or 'the baseline'} | {checked} |")
+        title = f"[{card.title}]({link(card.paper)})" if card.paper.startswith("arXiv:") else f"{card.title} ({card.paper})"
+        lines.append(f"| `{card.name}` | {title}: {what} | {', '.join(card.seats) or 'the baseline'} | {checked} |")
     return "\n".join(lines)
 
 
 def link(paper: str) -> str:
-    """The address of an `arXiv:` number; anything else as it is."""
-    return f"https://arxiv.org/abs/{paper.removeprefix('arXiv:')}" if paper.startswith("arXiv:") else paper
+    """The address of an `arXiv:` number."""
+    return f"https://arxiv.org/abs/{paper.removeprefix('arXiv:')}"
 
 
 def inserted(text: str, new: str) -> str:

@@ -38,7 +38,9 @@ def shell(*arguments: str, cwd: Path, timeout: float = 600) -> subprocess.Comple
 # ---- quick ------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("line", ["--help", "--version", "ls", "ls --all --json", "ls --seat shape", "train --help", "explain --help", "doctor --help"])
+@pytest.mark.parametrize(
+    "line", ["--help", "--version", "ls", "ls --all --json", "ls --seat shape", "train --help", "explain --help", "doctor --help"]
+)
 def test_nothing_heavy_is_imported_for_a_quick_answer(line: str) -> None:
     code = (
         "import sys\n"
@@ -157,9 +159,16 @@ def test_a_defect_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
         (
             "train recipe=grpo,klcov ~shape +shape=erc -m --config-dir a --config-dir b",
             "train",
-            ((["recipe=grpo,klcov", "~shape", "+shape=erc"],), {"multirun": True, "config_dirs": ["a", "b"], "resume": None, "start_from": None, "dry_run": False}),
+            (
+                (["recipe=grpo,klcov", "~shape", "+shape=erc"],),
+                {"multirun": True, "config_dirs": ["a", "b"], "resume": None, "start_from": None, "dry_run": False},
+            ),
         ),
-        ("train --resume out", "train", (([],), {"multirun": False, "config_dirs": [], "resume": "out", "start_from": None, "dry_run": False})),
+        (
+            "train --resume out",
+            "train",
+            (([],), {"multirun": False, "config_dirs": [], "resume": "out", "start_from": None, "dry_run": False}),
+        ),
         (
             "train --from out --dry-run seed=1",
             "train",
@@ -170,15 +179,31 @@ def test_a_defect_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
             "evaluate",
             (
                 (["run=out", "data=file"],),
-                {"pass_at_k": 64, "n": 128, "greedy": False, "temperature": 0.6, "problems": 9, "seed": 3, "out": "x", "as_json": True, "config_dirs": []},
+                {
+                    "pass_at_k": 64,
+                    "n": 128,
+                    "greedy": False,
+                    "temperature": 0.6,
+                    "problems": 9,
+                    "seed": 3,
+                    "out": "x",
+                    "as_json": True,
+                    "config_dirs": [],
+                },
             ),
         ),
         ("show klcov sampler.n=4 --json", "show", (("klcov", ["sampler.n=4"]), {"config_dirs": [], "as_json": True})),
         ("check recipe=grpo --config-dir a", "check", ((["recipe=grpo"],), {"config_dirs": ["a"], "as_json": False})),
-        ("verify --only erc,qae --vectors v", "verify", ((), {"vectors": "v", "only": ["erc", "qae"], "config_dirs": [], "as_json": False})),
+        (
+            "verify --only erc,qae --vectors v",
+            "verify",
+            ((), {"vectors": "v", "only": ["erc", "qae"], "config_dirs": [], "as_json": False}),
+        ),
     ],
 )
-def test_a_verb_passes_on_what_was_typed_and_returns_the_exit_code(line: str, verb: str, expected: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_verb_passes_on_what_was_typed_and_returns_the_exit_code(
+    line: str, verb: str, expected: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[Any] = []
 
     def note(*arguments: Any, **options: Any) -> int:
@@ -300,7 +325,9 @@ def test_the_reward_of_the_readme_pays_for_the_numbers_and_not_for_repeating(tmp
     exec(compile(source, "partial.py", "exec"), names)
     written = ["(3*5)+(2*7)", "3+5", "7*2*3*5", "3,5,2,7", "29 from 3,5,2,7"]
     rows = len(written)
-    found = names["uses_the_numbers"](["3,5,2,7:29?"] * rows, written, ["29 from 3,5,2,7"] * rows, [{"numbers": [3, 5, 2, 7]}] * rows, bonus=0.2)
+    found = names["uses_the_numbers"](
+        ["3,5,2,7:29?"] * rows, written, ["29 from 3,5,2,7"] * rows, [{"numbers": [3, 5, 2, 7]}] * rows, bonus=0.2
+    )
     assert found.tolist() == pytest.approx([0.2, 0.0, 0.2, 0.0, 0.0])
 
 

@@ -10,7 +10,20 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "rlent"
-HEAVY = {"torch", "hydra", "omegaconf", "wandb", "transformers", "numpy", "scipy", "datasets", "matplotlib", "rich", "safetensors", "pyarrow"}
+HEAVY = {
+    "torch",
+    "hydra",
+    "omegaconf",
+    "wandb",
+    "transformers",
+    "numpy",
+    "scipy",
+    "datasets",
+    "matplotlib",
+    "rich",
+    "safetensors",
+    "pyarrow",
+}
 
 
 def module_name(file: Path) -> str:
@@ -121,7 +134,10 @@ def test_the_foundation_rests_on_what_is_below_it(module: str, allowed: tuple[st
     assert wrong == [], f"{module} imports {wrong}"
 
 
-@pytest.mark.parametrize("package", ["rlent.engine", "rlent.policy", "rlent.grading", "rlent.data", "rlent.sampling", "rlent.metrics", "rlent.track", "rlent.math"])
+@pytest.mark.parametrize(
+    "package",
+    ["rlent.engine", "rlent.policy", "rlent.grading", "rlent.data", "rlent.sampling", "rlent.metrics", "rlent.track", "rlent.math"],
+)
 def test_what_a_run_is_made_of_does_not_know_the_run(package: str) -> None:
     for module in members(package):
         wrong = [n for n in own(of(module)) if below(n, "rlent.run", "rlent.loop", "rlent.commands", "rlent.cli", "rlent.recipe")]

@@ -15,7 +15,17 @@ from rlent.errors import CheckpointError, RunExists, UsageError
 from rlent.folder import RunFolder
 
 STEPS = 12
-RECIPE = [*SMALL, "recipe=aer", "shape=[aer,clip_cov]", f"trainer.steps={STEPS}", "checkpoint.every=4", "eval.every=6", "eval.n=2", "eval.ks=[1]", "eval.problems=4"]
+RECIPE = [
+    *SMALL,
+    "recipe=aer",
+    "shape=[aer,clip_cov]",
+    f"trainer.steps={STEPS}",
+    "checkpoint.every=4",
+    "eval.every=6",
+    "eval.n=2",
+    "eval.ks=[1]",
+    "eval.problems=4",
+]
 """With a controller and its knob, a random selection, the ledger and evaluations: everything that has state."""
 
 

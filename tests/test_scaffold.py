@@ -106,7 +106,10 @@ def test_inside_a_checkout_the_files_go_where_methods_live(checkout: Path) -> No
         "recipes/recipe/brandnew.yaml",
         "tests/methods/test_brand_new.py",
     ]
-    assert yaml.safe_load((checkout / "recipes/shape/brand_new.yaml").read_text())["brand_new"]["_target_"] == "rlent.methods.brand_new.brand_new"
+    assert (
+        yaml.safe_load((checkout / "recipes/shape/brand_new.yaml").read_text())["brand_new"]["_target_"]
+        == "rlent.methods.brand_new.brand_new"
+    )
     assert "from rlent.methods.brand_new import brand_new" in (checkout / "tests/methods/test_brand_new.py").read_text()
     assert len(made.steps) == 3
     assert "recipe=brandnew" in made.steps[2]
@@ -154,7 +157,13 @@ def test_what_is_written_trains_as_it_is(tmp_path: Path) -> None:
     for seat in SKETCHES:
         make(f"train_{seat}", seat, tmp_path)
     base = ["eval.every=0", "track.mode=disabled", "trainer.steps=2", "sampler.prompts=4", "sampler.n=4"]
-    together = ["reward=[correct,train_reward]", "advantage=train_advantage", "shape=[train_shape]", "regularize=[train_regularize]", "control=[train_control]"]
+    together = [
+        "reward=[correct,train_reward]",
+        "advantage=train_advantage",
+        "shape=[train_shape]",
+        "regularize=[train_regularize]",
+        "control=[train_control]",
+    ]
     for index, picks in enumerate((together, ["recipe=train_loss"], ["recipe=train_probe"])):
         command = [sys.executable, "-m", "rlent", "train", "--config-dir", str(tmp_path), *picks, *base, f"run.dir=out{index}"]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

@@ -39,7 +39,16 @@ def test_multirun_under_torchrun_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_sweep_is_killed_continued_and_its_jobs_equal_runs_alone(tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
-    arguments = ["train", "-m", "recipe=grpo,clipcov", "seed=3", *SMALL, "trainer.steps=3", "checkpoint.every=1", f"hydra.sweep.dir={folder}"]
+    arguments = [
+        "train",
+        "-m",
+        "recipe=grpo,clipcov",
+        "seed=3",
+        *SMALL,
+        "trainer.steps=3",
+        "checkpoint.every=1",
+        f"hydra.sweep.dir={folder}",
+    ]
     process = started(*arguments)
     wait_for(lambda: lines(folder / "recipe=grpo") >= 3, process)
     process.terminate()

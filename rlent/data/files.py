@@ -36,24 +36,29 @@ _MISSING = object()
 Duplicates = Literal["keep", "drop"]
 
 
-class _BadRowError(ValueError):
+class BadRowError(ValueError):
     """Why one row cannot be used."""
 
 
 # rows ----------------------------------------------------------------------------------------------------------------------------
 
 
+def json_lines(lines: Iterable[bytes]) -> Iterator[tuple[int, Any]]:
+    """Row numbers, from 1, with what the lines hold; a line that cannot be read comes as a `BadRowError`."""
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            yield number, json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+        except UnicodeDecodeError as error:
+            yield number, BadRowError(f"not UTF-8 ({error.reason} at byte {error.start})")
+        except (ValueError, RecursionError) as error:
+            yield number, BadRowError(f"not JSON ({error})")
+
+
 def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
     with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                yield number, json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except UnicodeDecodeError as error:
-                yield number, _BadRowError(f"not UTF-8 ({error.reason} at byte {error.start})")
-            except (ValueError, RecursionError) as error:
-                yield number, _BadRowError(f"not JSON ({error})")
+        yield from json_lines(file)
 
 
 def _json_list(path: Path) -> Iterator[tuple[int, Any]]:
@@ -99,7 +104,7 @@ def _rows(path: Path) -> Iterator[tuple[int, Any]]:
 # one row to one problem ----------------------------------------------------------------------------------------------------------
 
 
-def _at(row: Mapping[str, Any], field: str) -> Any:
+def field_at(row: Mapping[str, Any], field: str) -> Any:
     """The value at a dotted path, where a field whose own name has the dots comes first; `_MISSING` if there is none."""
     if field in row:
         return row[field]
@@ -114,20 +119,20 @@ def _at(row: Mapping[str, Any], field: str) -> Any:
 def _find(row: Mapping[str, Any], field: str, usual: tuple[str, ...], what: str) -> tuple[str, Any]:
     """Name and value of a field, by its given name or, with `auto`, by the first of its usual names."""
     for name in usual if field == AUTO else (field,):
-        value = _at(row, name)
+        value = field_at(row, name)
         if value is not _MISSING and not (field == AUTO and value is None):
             return name, value
     there = ", ".join(map(str, row)) or "none"
     if field == AUTO:
-        raise _BadRowError(f"no {what}: none of {', '.join(usual)} is a field (fields: {there}); name it with data.{what}_field")
-    raise _BadRowError(f"no field {field!r}{did_you_mean(field, map(str, row))} (fields: {there})")
+        raise BadRowError(f"no {what}: none of {', '.join(usual)} is a field (fields: {there}); name it with data.{what}_field")
+    raise BadRowError(f"no field {field!r}{did_you_mean(field, map(str, row))} (fields: {there})")
 
 
 def _messages(value: Any) -> list[dict[str, str]]:
     turns = []
     for turn in value:
         if not isinstance(turn, Mapping) or not isinstance(turn.get("role"), str) or not isinstance(turn.get("content"), str):
-            raise _BadRowError("the prompt is a list, but not of messages with a role and a text content")
+            raise BadRowError("the prompt is a list, but not of messages with a role and a text content")
         turns.append({"role": turn["role"], "content": turn["content"]})
     return turns
 
@@ -140,9 +145,9 @@ def _prompt(value: Any) -> tuple[str, list[dict[str, str]]]:
         asked = [turn["content"] for turn in messages if turn["role"] == "user"]
         value = asked[-1] if asked else ""
     if not isinstance(value, str):
-        raise _BadRowError(f"the prompt is a {type(value).__name__}, and a text or a list of messages is wanted")
+        raise BadRowError(f"the prompt is a {type(value).__name__}, and a text or a list of messages is wanted")
     if not value.strip():
-        raise _BadRowError("the prompt is empty")
+        raise BadRowError("the prompt is empty")
     return value, messages
 
 
@@ -151,38 +156,38 @@ def _answer(value: Any) -> str | list[str]:
     if isinstance(value, list):
         accepted = [_answer(item) for item in value]
         if not accepted:
-            raise _BadRowError("the list of answers is empty")
+            raise BadRowError("the list of answers is empty")
         if any(isinstance(item, list) for item in accepted):
-            raise _BadRowError("the answer is a list of lists")
+            raise BadRowError("the answer is a list of lists")
         return [str(item) for item in accepted]
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise _BadRowError(
+        raise BadRowError(
             "the answer is empty" if value is None else f"the answer is a {type(value).__name__}, and a text or number is wanted"
         )
     text = str(value).rpartition("\n#### ")[2].strip()
     if not text:
-        raise _BadRowError("the answer is empty")
+        raise BadRowError("the answer is empty")
     return text
 
 
 def to_problem(row: Any, number: int, *, prompt_field: str, answer_field: str, id_field: str, name: str) -> Problem:
     """One row as a problem; what is not prompt, answer, id or data source goes to `meta`, and a field `meta` is spread there."""
-    if isinstance(row, _BadRowError):
+    if isinstance(row, BadRowError):
         raise row
     if not isinstance(row, Mapping):
-        raise _BadRowError(f"a {type(row).__name__}, and an object with fields is wanted")
+        raise BadRowError(f"a {type(row).__name__}, and an object with fields is wanted")
     prompt_name, prompt_value = _find(row, prompt_field, PROMPT_FIELDS, "prompt")
     answer_name, answer_value = _find(row, answer_field, ANSWER_FIELDS, "answer")
     prompt, messages = _prompt(prompt_value)
     gold = _answer(answer_value)
     try:
         id_name, id_value = _find(row, id_field, ID_FIELDS, "id")
-    except _BadRowError:
+    except BadRowError:
         if id_field != AUTO:
             raise
         id_name, id_value = "", f"{name}-{number}"
     if not str(id_value).strip() or isinstance(id_value, list | dict) or id_value is None:
-        raise _BadRowError(f"the id {id_value!r} is not a text or number")
+        raise BadRowError(f"the id {id_value!r} is not a text or number")
     data_source = row.get("data_source")
     taken = {prompt_name, answer_name, id_name, "meta"} | ({"data_source"} if isinstance(data_source, str) else set())
     meta = {str(key): value for key, value in row.items() if key not in taken}
@@ -208,10 +213,10 @@ def _collect(
         try:
             problem = to_problem(row, number, prompt_field=prompt_field, answer_field=answer_field, id_field=id_field, name=name)
             if problem.id in seen:
-                raise _BadRowError(f"the id {problem.id!r} is already that of row {seen[problem.id]}")
+                raise BadRowError(f"the id {problem.id!r} is already that of row {seen[problem.id]}")
             seen[problem.id] = number
             problems.append(problem)
-        except _BadRowError as reason:
+        except BadRowError as reason:
             bad.append(f"row {number}: {reason}")
     if bad:
         more = [f"and {len(bad) - _SHOWN} more"] if len(bad) > _SHOWN else []

@@ -22,7 +22,7 @@ STATUSES: tuple[Status, ...] = ("ok", "no_answer", "unparsed", "limit", "timeout
 Method = Literal["string", "choice", "number", "structure", "equation", "symbolic", "any", "none"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GradePolicy:
     """The choices on which sound graders differ.
 

@@ -2,9 +2,12 @@
 
 Each worker is a fresh interpreter over a pipe of its own, one question in flight; the parent holds the clock, kills what
 is late and starts another. Late is measured in processor time of the worker where the system tells it, so that verdicts do
-not depend on what else the machine does; by the clock a worker gets `PATIENCE` times as long. Workers are started when the first question comes, are not daemons of `multiprocessing` and do
-not import the caller's main module, so this works from scripts without a main guard, threads, asyncio, pytest-xdist and
-processes that are themselves children. They end when the pipe closes, when the parent is gone, or by their own limits.
+not depend on what else the machine does; by the clock a worker gets `PATIENCE` times as long. A worker that was stopped from
+outside is replaced when the time is up by the clock, and its question is asked once more.
+
+Workers are started when the first question comes, are not daemons of `multiprocessing` and do not import the caller's main
+module, so this works from scripts without a main guard, threads, asyncio, pytest-xdist and processes that are themselves
+children. They end when the pipe closes, when the parent is gone, or by their own limits.
 
 Hostile questions must not hold up a batch. Two rounds: in the first every question has a short slice of processor
 time; what does not finish waits, and in the second round all that wait share an overtime of `timeout` seconds per worker. So a
@@ -72,14 +75,25 @@ class _Worker:
         with contextlib.suppress(OSError):  # a dead worker is found when its pipe is read
             self.pipe.send_bytes(json.dumps(message).encode())
 
+    def _stat(self) -> list[bytes]:
+        """The child's line in /proc after its name: state, ...; empty where the system does not tell."""
+        try:
+            with open(f"/proc/{self.process.pid}/stat", "rb") as f:
+                return f.read().rpartition(b")")[2].split()
+        except OSError:
+            return []
+
     def processor(self) -> float | None:
         """Seconds of processor time of the child so far, None where the system does not tell."""
         try:
-            with open(f"/proc/{self.process.pid}/stat", "rb") as f:
-                fields = f.read().rpartition(b")")[2].split()
+            fields = self._stat()
             return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-        except (OSError, IndexError, ValueError):
+        except (IndexError, ValueError):
             return None
+
+    def stopped(self) -> bool:
+        """Whether somebody has stopped the process: it gets no processor time, and the question is not to blame."""
+        return self._stat()[:1] in ([b"T"], [b"t"])
 
     def spent(self, now: float) -> float:
         """Seconds the question in flight has had: of the processor, or of the clock."""
@@ -90,7 +104,7 @@ class _Worker:
         """Whether to give up on the worker; otherwise `due` is moved."""
         if now < self.due:
             return False
-        if self.task is None:
+        if self.task is None or self.stopped():
             return True
         left = self.limit - self.spent(now)
         self.due = now + max(left, 0.01)
@@ -118,6 +132,7 @@ class _Task:
     question: Question
     spent: float = 0.0  # processor seconds so far
     granted: float = 0.0  # overtime
+    again: bool = False  # asked a second time, because its worker was stopped
 
 
 def _end_all(workers: list[_Worker], owner: int) -> None:
@@ -211,10 +226,14 @@ class Pool:
             if id(worker.pipe) in heard:
                 saved += self._hear(worker, batch, late)
             elif worker.late(now):
-                task, spent = worker.task, worker.spent(now)
+                task, spent, stopped = worker.task, worker.spent(now), worker.stopped()
                 self._replace(worker)
                 if task is None:
                     self._failed("a worker did not start in time")
+                elif stopped and not task.again:
+                    task.again = True
+                    saved += task.granted
+                    batch.fresh.appendleft(task)
                 else:
                     batch.killed += 1
                     self._workers.append(_Worker())  # ready when the next question comes

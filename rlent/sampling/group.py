@@ -65,7 +65,9 @@ class GroupSampler:
         """Responses to given problems, as this sampler draws them; evaluation calls this too."""
         return respond(engine, tokenizer, problems, **{"decoding": self.decoding, **how})
 
-    def __call__(self, engine: Engine, data: Source, grade: Callable[[Sequence[str], Sequence[Problem]], list[Verdict]], desk: Desk) -> Batch:
+    def __call__(
+        self, engine: Engine, data: Source, grade: Callable[[Sequence[str], Sequence[Problem]], list[Verdict]], desk: Desk
+    ) -> Batch:
         """One step's rollouts, this rank's share, graded.
 
         Raises:

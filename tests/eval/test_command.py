@@ -16,7 +16,15 @@ FEW = {"pass_at_k": 4, "problems": 6}
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train(tmp_path_factory.mktemp("run") / "run", *SMALL, "recipe=entropybonus", "regularize.entropy.coef=1", "trainer.steps=2", "checkpoint.every=1", small=[])
+    return train(
+        tmp_path_factory.mktemp("run") / "run",
+        *SMALL,
+        "recipe=entropybonus",
+        "regularize.entropy.coef=1",
+        "trainer.steps=2",
+        "checkpoint.every=1",
+        small=[],
+    )
 
 
 def result(folder: Path) -> dict:
@@ -51,7 +59,11 @@ def test_an_evaluation_that_was_made_is_not_sampled_again(run: Path, tmp_path: P
 
 
 def test_a_checkpoint_and_a_step_are_the_same_weights_and_another_step_is_not(run: Path, tmp_path: Path) -> None:
-    for name, what in {"a": f"checkpoint={run}/checkpoints/step_000002", "b": f"run={run}", "c": f"checkpoint={run}/checkpoints/step_000001"}.items():
+    for name, what in {
+        "a": f"checkpoint={run}/checkpoints/step_000002",
+        "b": f"run={run}",
+        "c": f"checkpoint={run}/checkpoints/step_000001",
+    }.items():
         main([what, "track.mode=disabled"], out=str(tmp_path / name), **FEW)
     nll = {name: result(tmp_path / name)["nll"] for name in "abc"}
     assert nll["a"] == nll["b"] != nll["c"]

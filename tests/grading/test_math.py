@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -184,6 +185,17 @@ def test_a_worker_that_hangs_in_one_c_call_times_out_and_the_rest_goes_on() -> N
         outcomes, _ = grader.pool.run([ask(SYMBOLIC[0], SYMBOLIC[1]), ask("3^{3^{18}}", "1"), ask(SYMBOLIC[0] + "+2", SYMBOLIC[1] + "+2")])
         assert [(o.correct, o.status) for o in outcomes] == [(True, "ok"), (False, "timeout"), (True, "ok")]
         assert grader.pool.processes == before or not any(alive(pid) for pid in before)  # it gave up by itself, or was killed
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_that_was_stopped_is_replaced_and_its_question_asked_again(workers: int) -> None:
+    with MathGrader(workers=workers, timeout=2.0) as grader:
+        assert grader.equal(*SYMBOLIC)
+        (stopped,) = grader.pool.processes
+        os.kill(stopped, signal.SIGSTOP)
+        outcomes, _ = grader.pool.run([ask(SYMBOLIC[0] + f"+{i}", SYMBOLIC[1] + f"+{i}") for i in (2, 3)])
+        assert [(o.correct, o.status) for o in outcomes] == [(True, "ok")] * 2
+        assert not alive(stopped)
 
 
 def test_a_worker_that_dies_gives_a_crash_and_the_rest_goes_on() -> None:
