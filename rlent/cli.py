@@ -189,6 +189,45 @@ def fit(
     raise typer.Exit(commands.fit(runs, x=x, y=y, early=early, force=force, predict=predict, out=out, as_json=as_json))
 
 
+@app.command()
+def arena(
+    recipes: Annotated[list[str] | None, typer.Argument(metavar="[RECIPE...]", show_default=False, help="All methods without it.")] = None,
+    out: Annotated[str, typer.Option(metavar="DIR", help="Where the runs and the table are kept.")] = "outputs/arena",
+    seeds: Annotated[str, typer.Option(metavar="N,...", help="Seeds of each method.")] = "0,1,2",
+    quick: Annotated[bool, typer.Option("--quick", help="One seed, 40 steps, a small evaluation: does everything run?")] = False,
+    steps: Annotated[int | None, typer.Option(metavar="N", min=1, help="Steps of each run; 300 otherwise.")] = None,
+    n: Annotated[int | None, typer.Option("--n", metavar="N", min=1, help="Samples of each held-out problem; 128 otherwise.")] = None,
+    pass_at_k: Annotated[int | None, typer.Option("--pass-at-k", metavar="K", min=1, help="The large k; 64 otherwise.")] = None,
+    problems: Annotated[int | None, typer.Option(metavar="N", min=1, help="Held-out problems; 128 otherwise.")] = None,
+    override: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An override for every job.")] = None,
+    workers: Annotated[int, typer.Option(metavar="N", min=1, help="Jobs at a time, one thread each.")] = 2,
+    table: Annotated[bool, typer.Option("--table", help="Only write the table of what is finished.")] = False,
+    as_json: AsJson = False,
+    config_dir: ConfigDirs = None,
+) -> None:
+    """Train every method on the embedded task with the same budget, evaluate, and write one table.
+
+    Stopped or killed, the same command goes on. Exit code 1 if a method failed (the others are in the table).
+
+    \b
+    Examples:
+      rlent arena --quick
+      rlent arena grpo clipcov klcov --out outputs/three
+      rlent arena --table
+    """
+    from rlent import commands
+
+    try:
+        numbers = [int(s) for s in seeds.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"{seeds!r}: whole numbers with commas between are accepted", param_hint="--seeds") from None
+    sizes = {"steps": steps, "n": n, "k": pass_at_k, "problems": problems, "overrides": tuple(override or ()) or None}
+    code = commands.arena(
+        recipes or [], out=out, seeds=numbers, sizes=sizes, quick=quick, workers=workers, table_only=table, as_json=as_json, config_dirs=config_dir or []
+    )
+    raise typer.Exit(code)
+
+
 @app.command("ls")
 def list_(
     seat: Annotated[str | None, typer.Option(metavar="SEAT", help="The options of one seat: shape, loss, regularize, ...")] = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -213,3 +213,13 @@ def fit(runs: Sequence[str], **options: Any) -> int:
     from rlent import fit as fitting
 
     return fitting.main(runs, **options)
+
+
+def arena(names: Sequence[str], *, sizes: Mapping[str, Any], quick: bool = False, **options: Any) -> int:
+    """Every method with the same budget. `sizes` has the fields of `arena.Settings` that were given."""
+    from dataclasses import replace
+
+    from rlent import arena as ground
+
+    settings = replace(ground.QUICK if quick else ground.Settings(), **{k: v for k, v in sizes.items() if v is not None})
+    return ground.main(names, settings=settings, quick=quick, **options)

@@ -49,7 +49,7 @@ def evaluate(folder: Path, k: int, n: int, problems: int) -> Evaluation:
     if not (out / "eval.json").is_file():
         environment = {"OMP_NUM_THREADS": "1", **os.environ, "TOKENIZERS_PARALLELISM": "false"}
         sizes = ["--pass-at-k", str(k), "--n", str(n), "--problems", str(problems)]
-        command = [sys.executable, "-m", "rlent", "eval", f"run='{folder}'", *sizes, "--out", str(out), "--json"]
+        command = [sys.executable, "-m", "rlent", "eval", f"run={folder}", *sizes, "--out", str(out), "--json"]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if done.returncode:
             sys.exit(f"evaluating {folder} failed:\n{done.stderr[-2000:]}")
