@@ -168,7 +168,19 @@ def script() -> ModuleType:
 
 def test_the_methods_table_of_the_readme_is_the_one_the_cards_make() -> None:
     made, text = script(), (ROOT / "README.md").read_text()
-    assert made.inserted(text, made.table(cards()[0])) == text, "run `make table`"
+    assert made.inserted(text, made.table(cards()[0], made.results())) == text, "run `make table`"
+
+
+def test_the_table_has_the_arenas_numbers_where_a_method_was_run() -> None:
+    point = {"value": 0.5, "low": 0.4, "high": 0.625}
+    row = {"recipe": "clipcov", "seeds": [0, 1], "entropy_kept": 0.61, "pass@1": point, "pass@8": point, "cost": 1.072, "note": ""}
+    document = {"settings": {"steps": 9, "problems": 5, "n": 16, "k": 8}, "rows": [row]}
+    lines = script().table(cards()[0], document).splitlines()
+    by_recipe = {line.split(" ")[1].strip("`"): line for line in lines if line.startswith("| `")}
+    assert lines[0].endswith("| checked against | entropy kept | pass@1 | pass@8 | time |")
+    assert by_recipe["clipcov"].endswith("| 61% | 0.50 (0.40 .. 0.62) | 0.50 (0.40 .. 0.62) | 1.07 |")
+    assert by_recipe["klcov"].endswith("|  |  |  |  |")
+    assert "9 steps of the embedded task, 2 seeds;" in lines[-1]
 
 
 def test_the_table_goes_between_the_markers_and_nowhere_else() -> None:
