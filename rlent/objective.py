@@ -78,7 +78,9 @@ def add_reward(batch: Batch, nodes: Sequence[Node], world: World) -> Batch:
     total = torch.zeros(mask.shape, dtype=dtype)
     rows = torch.zeros(len(batch), dtype=dtype)
     for node in nodes:
-        found = torch.as_tensor(whole(node, batch, world)["value"]).to(dtype)
+        answer = whole(node, batch, world)
+        found = torch.as_tensor(answer.pop("value")).to(dtype)
+        batch = batch.with_(**{f"{node.name}_{k}": v for k, v in answer.items()})
         if found.shape not in (mask.shape[:1], mask.shape):
             raise RlentError(
                 f"{node.path} returned shape {tuple(found.shape)}; one reward for each of the {len(batch)} responses is expected, or one per token"
@@ -103,10 +105,18 @@ def at_the_end(outcome: Tensor, mask: Tensor) -> Tensor:
 
 
 def add_advantage(batch: Batch, node: Node | None, world: World) -> Batch:
-    """`adv` [N,T], zero outside the mask, and the streams the advantage makes."""
+    """`adv` [N,T], zero outside the mask, and the streams the advantage makes.
+
+    Rows without `train` take no part in it: their group is compared without them, and their advantage is 0.
+    """
     mask = batch["mask"]
     if node is None:
         return batch.with_(adv=batch["reward"][:, None] * mask)
+    if "train" in batch and not bool(batch["train"].all()):
+        trained = batch["train"].nonzero()[:, 0]
+        picked = add_advantage(batch.select(trained), node, world)
+        made = {k: v for k, v in picked.streams.items() if k == "adv" or (k.startswith(f"{node.name}_") and k not in batch)}
+        return batch.with_(**{k: _back(v, trained, batch) for k, v in made.items()})
     found = whole(node, batch, world)
     adv = found.pop("adv", found.pop("value", None))
     if adv.shape not in (mask.shape[:1], mask.shape):
@@ -114,6 +124,18 @@ def add_advantage(batch: Batch, node: Node | None, world: World) -> Batch:
     _check_finite(adv, node.path, batch)
     adv = (adv[:, None] if adv.ndim == 1 else adv) * mask
     return batch.with_(adv=adv.to(batch["reward"].dtype), **{f"{node.name}_{k}": v for k, v in found.items()})
+
+
+def _back(value: Any, rows: Tensor, batch: Batch) -> Any:
+    """Values of some rows [n] or [n,t] among all [N] or [N,T], 0 elsewhere; numbers as they are."""
+    if not isinstance(value, Tensor) or not value.ndim:
+        return value
+    out = value.new_zeros((len(batch), batch.width) if value.ndim > 1 else len(batch))
+    if value.ndim > 1:
+        out[rows[:, None], torch.arange(value.shape[1])] = value
+    else:
+        out[rows] = value
+    return out
 
 
 def whole(node: Node, batch: Batch, world: World, renamed: Mapping[str, str] | None = None, minibatch: int = -1) -> dict[str, Any]:
@@ -276,14 +298,19 @@ class Objective:
         mask = rows["mask"] & rows["train"][:, None]
         counts = (scale.response_rows, scale.response_tokens)
         if isinstance(found, Mapping):
-            own = {f"{node.name}_{k}": v.detach() if isinstance(v, Tensor) else v for k, v in found.items() if k not in ("value", "mask")}
+            own = {
+                f"{node.name}_{k}": v.detach() if isinstance(v, Tensor) else v
+                for k, v in found.items()
+                if k not in ("value", "mask", "rows")
+            }
             if "mask" in found:
                 if live:
                     raise RlentError(
                         f"{node.path} brings its own mask inside the update, where denominators are already fixed; let it read now_ streams instead"
                     )
                 mask = mask & found["mask"].bool()
-                counts = (int(mask.any(1).sum()), int(mask.sum()))
+                among = found["rows"] if "rows" in found else mask.any(1)  # the rows a sequence mean is taken over
+                counts = (int(among.sum()), int(mask.sum()))
             found = found["value"]
         if found.ndim == 0:  # already reduced; of a part, its share of the rows
             return found * (len(rows) / max(scale.all_rows, 1) if live else 1.0), own

@@ -219,6 +219,8 @@ class Plan:
         )
         for seat, members in self.nodes.items():
             for node in members:
+                if seat == "sampler":
+                    continue
                 if seat == "probe":
                     out.append(f"{node.path}: on the logits, chunk by chunk")
                     continue

@@ -285,7 +285,10 @@ def _mount_all(config: dict[str, Any], problems: list[str]) -> dict[str, list[No
                 config[seat] = None
             continue
         if seat == "sampler":
+            before = len(problems)
             problems.extend(_check_built("sampler", spec))
+            if len(problems) == before:
+                nodes[seat].append(_sampler(spec))
             continue
         node = mount(seat, seat, spec, problems)
         if node:
@@ -299,6 +302,13 @@ def _mount_all(config: dict[str, Any], problems: list[str]) -> dict[str, list[No
             if node:
                 nodes[seat].append(node)
     return nodes
+
+
+def _sampler(spec: Mapping[str, Any]) -> Node:
+    """The sampler as a node: what its class calls `turnable` are knobs, and its state is kept. The run makes the object."""
+    target = locate(spec["_target_"])
+    options = {k: spec[k] for k in getattr(target, "turnable", ())}
+    return Node("sampler", "sampler", "sampler", spec["_target_"], target, (), options, card=dict(spec.get("card") or {}), stateful=True)
 
 
 def _check_blocks(config: Mapping[str, Any]) -> list[str]:
@@ -344,7 +354,11 @@ def _check_built(place: str, spec: Any) -> list[str]:
 def build(spec: Mapping[str, Any], **more: Any) -> Any:
     """Make the object a checked block names; nested blocks are made first. Functions are bound to their options."""
     target = locate(spec["_target_"])
-    made = {k: build(v) if isinstance(v, Mapping) and "_target_" in v else v for k, v in spec.items() if k not in ("_target_", "streams")}
+    made = {
+        k: build(v) if isinstance(v, Mapping) and "_target_" in v else v
+        for k, v in spec.items()
+        if k not in ("_target_", "streams", "card")
+    }
     if isinstance(target, type):
         return target(**made, **more)
     problems: list[str] = []

@@ -107,6 +107,8 @@ class Run:
         self.engine.load(self.policy, 0)
         self._resting = ExitStack()
         self.sampler: GroupSampler = build(config["sampler"])
+        for node in self.plan.nodes["sampler"]:
+            node.fn = self.sampler
         trainer, shape = config["trainer"], config["objective"]
         self.actor = Actor(
             self.policy,
@@ -308,6 +310,8 @@ class Run:
         read = {s for members in self.plan.nodes.values() for n in members for s in n.reads}
         if "answer_id" in read:
             batch["answer_id"] = answer_ids(batch, getattr(self.grader, "equal", None))
+        if "same" in read:
+            batch["same"] = equalities(batch, getattr(self.grader, "equal", None))
         if "pieces" in read:
             batch["pieces"] = [self._pieces(t[:n]) for t, n in zip(batch["tokens"].tolist(), batch["length"].tolist(), strict=True)]
         self._current = batch
@@ -557,6 +561,25 @@ def answer_ids(batch: Batch, equal: Callable[[str, str], bool] | None) -> Tensor
         found = answer_classes([batch["answer"][i] for i in rows], equal, [bool(batch["correct"][i]) for i in rows])
         ids[rows] = torch.tensor(found)
     return ids
+
+
+def equalities(batch: Batch, equal: Callable[[str, str], bool] | None) -> list[list[bool]]:
+    """For each row, by sample of its group: is the answer the same? The grader is asked in the order (earlier, later); no answer is like none."""
+    found: list[list[bool]] = [[] for _ in range(len(batch))]
+    for group in batch["group"].unique():
+        rows = (batch["group"] == group).nonzero()[:, 0].tolist()
+        rows = sorted(rows, key=lambda i: int(batch["sample"][i]))
+        answers = [batch["answer"][i] for i in rows]
+        known: dict[tuple[str, str], bool] = {}
+        for i, row in enumerate(rows):
+            for j in range(len(rows)):
+                a, b = answers[min(i, j)], answers[max(i, j)]
+                if a is None or b is None:
+                    known[a, b] = i == j
+                elif (a, b) not in known:
+                    known[a, b] = a == b or bool(equal and equal(a, b))
+                found[row].append(known[a, b] if a is not None and b is not None else i == j)
+    return found
 
 
 def moment(reads: Sequence[str], when: str) -> str:

@@ -14,12 +14,24 @@ a block:
       inputs: {name_in_file: stream}            where the usual names do not fit
       outputs: {name_in_file: stream}           further results to compare
       inputs: {name_in_file: {stream: name, values: {theirs: ours}}}   the same, translated value by value
+      inputs: {name_in_file: {option: path}}    its value is given to an option
       node: regularize.kl                       one function instead of the whole objective
+      node: reward.rent                         one reward: `outputs` names `reward`, `token_reward`, or what the function returns (`value`)
       node: control.aent                        a controller: called for each element of its inputs, from step `first_step` (1) on
       call: package.module.function             a function of the method; options and inputs become its arguments by name,
-                                                `each: input` calls it once for each element of that input
+                                                `each: input` calls it once for each element of that input; `gradients:
+                                                {name_in_file: {of: result, by: input, abs_sum: true}}`
+      method: name                              with `node` or a class under `call`: this method is called for each element of the
+                                                inputs (numbers, or mappings of arguments); `each` among `outputs` is the list of
+                                                answers, and `state: {name_in_file: attribute}` what the object holds at the end
       one_group: true                           all rows of the file answer one prompt
+      equal: exact | casefold                   makes the stream `same`: answers are equal when their texts are, or when the ordered
+                                                pair (earlier, later) is in the file's `extra_pairs`; no answer equals none
+      skip: [name_in_file, ...]                 inputs this block does not need
       ignore: {option_of_file: reason}
+
+A block may be a list of blocks; each checks its share of the outputs, and an option is known if one of them knows it. Names in `outputs`
+may be dotted (`trl.reward`).
 """
 
 from __future__ import annotations
@@ -61,8 +73,8 @@ AGGREGATES = {
     "seq-mean-token-sum": "seq_sum",
     "seq-mean-token-sum-norm": "constant",
 }
-_BLOCK_KEYS = frozenset({"with", "first_step", "inputs", "outputs", "node", "call", "each", "one_group", "ignore"})
-_WHOLE_NUMBERS = frozenset({"group", "bundle", "sample", "step", "trajectory"})
+_BLOCK_KEYS = frozenset("with first_step inputs outputs node call each method state gradients one_group equal skip ignore".split())
+_WHOLE_NUMBERS = frozenset({"group", "bundle", "sample", "step", "trajectory", "turn", "first", "last"})
 _ROW_STREAMS = frozenset({"reward", "group", "length", "correct"})
 
 
@@ -101,10 +113,15 @@ def _plain(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Golden:
-    """A card's block for one method of the vectors."""
+    """A card's blocks for one method of the vectors."""
 
     recipe: str
-    block: Mapping[str, Any]
+    parts: Sequence[Mapping[str, Any]]
+
+    @property
+    def known(self) -> set[str]:
+        """Options of the file that some part maps or ignores."""
+        return {k for part in self.parts for k in (*part, *(part.get("ignore") or {}))} - _BLOCK_KEYS
 
 
 def blocks(config_dirs: Sequence[str] = ()) -> dict[str, Golden]:
@@ -113,7 +130,7 @@ def blocks(config_dirs: Sequence[str] = ()) -> dict[str, Golden]:
     for name, file in groups(config_dirs).get("recipe", {}).items():
         card = (yaml.safe_load(file.read_text()) or {}).get("card") or {}
         for method, block in (card.get("golden") or {}).items():
-            found[method] = Golden(name, block or {})
+            found[method] = Golden(name, block if isinstance(block, list) else [block or {}])
     return found
 
 
@@ -129,7 +146,8 @@ def check_file(file: Path, known: Mapping[str, Golden], config_dirs: Sequence[st
         elif method not in known:
             check.failures.append(f"no card verifies '{method}'{did_you_mean(method, known)}")
         else:
-            Case(vector, known[method], config_dirs).run(check)
+            for part in known[method].parts:
+                Case(vector, known[method], part, config_dirs).run(check)
     except (RlentError, KeyError, ValueError, TypeError, RuntimeError, IndexError) as error:
         check.failures.append(f"{type(error).__name__}: {str(error).strip()}")
     return check
@@ -156,8 +174,8 @@ def _check_metric(vector: Mapping[str, Any], check: Check) -> None:
 class Case:
     """A vector mapped onto a composed recipe."""
 
-    def __init__(self, vector: Mapping[str, Any], golden: Golden, config_dirs: Sequence[str]) -> None:
-        self.vector, self.block = vector, golden.block
+    def __init__(self, vector: Mapping[str, Any], golden: Golden, block: Mapping[str, Any], config_dirs: Sequence[str]) -> None:
+        self.vector, self.block = vector, block
         self.streams: dict[str, Any] = {}
         self.arguments: dict[str, Any] = {}
         self.aggregate: str | None = None
@@ -168,13 +186,16 @@ class Case:
         for key, value in (vector.get("config") or {}).items():
             rule = self.block.get(key, ...)
             if rule is ... or key in _BLOCK_KEYS:
-                if key not in (self.block.get("ignore") or {}):
+                if key not in golden.known:
                     unknown.append(key)
                 continue
             found = self._apply(key, rule, value)
             whole = isinstance(rule, Mapping) and "option" not in rule
             (switches if whole else overrides).extend(found)  # what switches a part off comes after the numbers of the part
         overrides += switches
+        for key, rule in (self.block.get("inputs") or {}).items():
+            if isinstance(rule, Mapping) and "option" in rule and key in vector["inputs"]:
+                overrides.append(f"{rule['option']}={_text(vector['inputs'][key])}")
         if unknown:
             raise UsageError(f"the card does not say what {', '.join(unknown)} means (golden block of recipe {golden.recipe})")
         self.recipe: Recipe = load(overrides, config_dirs)
@@ -213,21 +234,33 @@ class Case:
         out: dict[str, Any] = {}
         for name, value in self.vector["inputs"].items():
             stream = renamed.get(name, name)
+            if name in (self.block.get("skip") or ()) or (isinstance(stream, Mapping) and "option" in stream):
+                continue
             if isinstance(stream, Mapping):
-                table = {_key(k): v for k, v in stream["values"].items()}
-                value, stream = [table[_key(int(v))] for v in value], stream["stream"]
-            out[stream] = _tensor(value)
+                table = {_key(k): v for k, v in stream.get("values", {}).items()}
+                if isinstance(value, str):
+                    value = [value] * max(len(v) for v in self.vector["inputs"].values() if isinstance(v, list))
+                value = [v if (k := _key(v if isinstance(v, str) or v is None else int(v))) not in table else table[k] for v in value]
+                stream = stream["stream"]
+            out[stream] = [[bool(x) for x in row] for row in value] if stream == "same" else _tensor(value)
+            if stream in _WHOLE_NUMBERS and isinstance(out[stream], Tensor):
+                out[stream] = out[stream].long()
+        if "equal" in self.block:
+            fold = str.casefold if self.block["equal"] == "casefold" else str
+            out["same"] = _same([a and fold(a) for a in out["answer"]], out.pop("extra_pairs", None) or [])
         if "answer" in out:
             out["answer_id"] = torch.tensor(_numbered(out["answer"]))
         if self.block.get("one_group"):
-            out["group"] = torch.zeros(len(next(v for v in out.values() if isinstance(v, Tensor) and v.ndim)))
+            out["group"] = torch.zeros(_rows(out))
         return out
 
     # ---- kinds ---------------------------------------------------------------------------------------------------
 
     def run(self, check: Check) -> None:
         kind = self.vector["kind"]
-        if "node" in self.block:
+        if "method" in self.block:
+            self._method(check)
+        elif "node" in self.block:
             self._node(check)
         elif "call" in self.block:
             self._call(check)
@@ -244,10 +277,9 @@ class Case:
     def batch(self, seed: int = 0) -> Batch:
         """The vector's streams as a batch; what it does not state is plain (all rows train, weight 1)."""
         mask = self.inputs["mask"].bool() if "mask" in self.inputs else None
-        some = next(v for v in self.inputs.values() if isinstance(v, Tensor) and v.ndim)
         if mask is None:
             wide = [v for v in self.inputs.values() if isinstance(v, Tensor) and v.ndim == 2]
-            mask = torch.ones(wide[0].shape if wide else (len(some), 1), dtype=torch.bool)
+            mask = torch.ones(wide[0].shape if wide else (_rows(self.inputs), 1), dtype=torch.bool)
         rows = len(mask)
         zeros = torch.zeros(mask.shape, dtype=torch.float64)
         group = self.inputs.get("group")
@@ -419,6 +451,9 @@ class Case:
         fn, expected = locate(self.block["call"]), self.vector["outputs"]
         inputs = {k: v.long() if k in _WHOLE_NUMBERS and isinstance(v, Tensor) else v for k, v in self.inputs.items()}
         inputs |= {k: v.bool() for k, v in inputs.items() if k == "mask"}
+        gradients = self.block.get("gradients") or {}
+        for rule in gradients.values():
+            inputs[rule["by"]] = inputs[rule["by"]].clone().requires_grad_(True)
         each = self.block.get("each")
         if each:
             found = [fn(**{**inputs, each: x.item()}, **self.arguments) for x in inputs[each]]
@@ -426,9 +461,36 @@ class Case:
         else:
             answer = fn(**inputs, **self.arguments)
         for name, key in (self.block.get("outputs") or {}).items():
-            if name in expected:
+            if _has(expected, name):
                 value = answer[key]
-                check.compare(name, value[:, None] * inputs["mask"] if name == "advantages" and value.ndim == 1 else value, expected[name])
+                spread = name == "advantages" and isinstance(value, Tensor) and value.ndim == 1
+                compare_tree(check, name, value[:, None] * inputs["mask"] if spread else value, _within(expected, name))
+        for name, rule in gradients.items():
+            if name in expected:
+                (grad,) = torch.autograd.grad(answer[rule["of"]], inputs[rule["by"]], retain_graph=True)
+                check.compare(name, grad.abs().sum(-1) if rule.get("abs_sum") else grad, expected[name])
+
+    def _method(self, check: Check) -> None:
+        """A method of an object, called for each element of the inputs in turn."""
+        if "call" in self.block:
+            made = locate(self.block["call"])(**self.arguments)
+        else:
+            seat, _, name = self.block["node"].partition(".")
+            made = next(n for n in self.recipe.plan.nodes[seat] if n.name == name).fn
+        calls: list[dict[str, Any]] = []
+        for name, value in self.inputs.items():
+            items = value.tolist() if isinstance(value, Tensor) else value
+            calls = calls or [{} for _ in items]
+            for call, item in zip(calls, items, strict=True):
+                call |= item if isinstance(item, Mapping) else {name: item}
+        answers = [getattr(made, self.block["method"])(**call) for call in calls]
+        expected = self.vector["outputs"]
+        for name, key in (self.block.get("outputs") or {}).items():
+            if _has(expected, name):
+                compare_tree(check, name, answers if key == "each" else [a[key] for a in answers], _within(expected, name))
+        for name, attribute in (self.block.get("state") or {}).items():
+            if name in expected:
+                compare_tree(check, name, getattr(made, attribute), expected[name])
 
     def _node(self, check: Check) -> None:
         """One function of the composed recipe."""
@@ -446,6 +508,13 @@ class Case:
             raise UsageError(f"{self.block['node']} is not in the composed recipe")
         if seat == "control":
             self._control(node, check)
+            return
+        if seat == "reward" and self.block.get("outputs"):
+            found = add_reward(batch.with_(old_logp=batch["old_logp"].double()), [node], self.objective(batch).world)
+            for key, stream in self.block["outputs"].items():
+                if _has(expected, key):
+                    ours = found[f"reward_{name}"] if stream == "value" else found[stream] if stream in found else found[f"{name}_{stream}"]
+                    compare_tree(check, key, ours, _within(expected, key))
             return
         if seat == "reward":
             check.compare("rewards", batch["reward"] + node.coef * node(View(batch, node)), expected["rewards"])
@@ -470,6 +539,51 @@ class Case:
             answers.append(float(node({**one, "mask": torch.ones(1, 1, dtype=torch.bool), "step": first + i})))
         for name in self.block.get("outputs") or {}:
             check.compare(name, answers, self.vector["outputs"][name])
+
+
+def compare_tree(check: Check, name: str, ours: Any, theirs: Any) -> None:
+    """Compare numbers, texts, and lists and mappings of them; of a mapping, what the file states."""
+    if isinstance(theirs, Mapping):
+        for key, value in theirs.items():
+            compare_tree(check, f"{name}/{key}", ours[key], value)
+    elif isinstance(theirs, list) and any(isinstance(x, list | Mapping | str) or x is None for x in theirs):
+        ours = ours.tolist() if isinstance(ours, Tensor) else list(ours)
+        if len(ours) != len(theirs):
+            check.failures.append(f"{name}: {len(ours)} elements, expected {len(theirs)}")
+        for i, (a, b) in enumerate(zip(ours, theirs, strict=False)):
+            compare_tree(check, f"{name}[{i}]", a, b)
+    elif isinstance(theirs, str) or theirs is None:
+        if ours != theirs:
+            check.failures.append(f"{name}: {ours!r}, expected {theirs!r}")
+    else:
+        check.compare(name, ours, theirs)
+
+
+def _has(tree: Mapping[str, Any], path: str) -> bool:
+    """Whether a file states an output; a dotted path leads into a mapping."""
+    head, _, rest = path.partition(".")
+    return path in tree or (head in tree and isinstance(tree[head], Mapping) and _has(tree[head], rest))
+
+
+def _within(tree: Mapping[str, Any], path: str) -> Any:
+    head, _, rest = path.partition(".")
+    return tree[path] if path in tree else _within(tree[head], rest)
+
+
+def _same(answers: Sequence[str | None], pairs: Sequence[Sequence[str]]) -> list[list[bool]]:
+    """The stream `same` of one group, in the order (earlier, later)."""
+    listed = {(a, b) for a, b in pairs}
+
+    def equal(i: int, j: int) -> bool:
+        a, b = answers[min(i, j)], answers[max(i, j)]
+        return i == j or bool(a and b and (a == b or (a, b) in listed))
+
+    return [[equal(i, j) for j in range(len(answers))] for i in range(len(answers))]
+
+
+def _rows(inputs: Mapping[str, Any]) -> int:
+    """How many rows a file has: the length of its first stream."""
+    return len(next(v for v in inputs.values() if isinstance(v, list) or (isinstance(v, Tensor) and v.ndim)))
 
 
 def _key(value: Any) -> str:

@@ -136,6 +136,7 @@ def rollout_batch(answers: Responses, verdicts: Sequence[Verdict], *, first_grou
         "length": lengths,
         "group": first_group + torch.arange(rows) // answers.n,
         "sample": torch.arange(rows) % answers.n,
+        "turn": torch.zeros(rows, dtype=torch.long),
         "problem_key": torch.tensor([problem_key(p) for p in answers.problems], dtype=torch.long).repeat_interleave(answers.n),
         "correct": torch.tensor([v.correct for v in verdicts], dtype=torch.bool),
         "train": torch.ones(rows, dtype=torch.bool),
