@@ -212,28 +212,39 @@ def _finished(job: Job, out: Path) -> bool:
 # ---- the table --------------------------------------------------------------------------------------------------------------
 
 
-def at_the_end(values: Sequence[float]) -> float:
-    return float(np.mean(values[-max(5, round(LAST_SHARE * len(values))) :])) if len(values) else float("nan")
+def at_the_end(values: Sequence[float], last: int | None = None) -> float:
+    """Mean of the `last` values, or of the last twentieth."""
+    return float(np.mean(values[-(last or max(5, round(LAST_SHARE * len(values)))) :])) if len(values) else float("nan")
 
 
-def row_of(recipe: str, done: Sequence[Job], out: Path, k: int) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A finished run with its evaluation; `seconds` of processor time, None where they were not kept."""
+
+    seed: int
+    run: Path
+    evaluation: Path
+    seconds: float | None = None
+
+
+def row_of(recipe: str, results: Sequence[Result], k: int, last: int | None = None) -> dict[str, Any]:
     """What a recipe came to: means over its seeds, and by seed what `by_seed` lists."""
-    metrics = [read_metrics(job.folder(out)) for job in done]
-    evals = [Evaluation.load(job.evaluation(out) / "eval.json") for job in done]
+    metrics = [read_metrics(r.run) for r in results]
+    evals = [Evaluation.load(r.evaluation / "eval.json") for r in results]
     entropy = [series(rows)[1] for rows in metrics]
-    first, last = [float(e[0]) for e in entropy], [at_the_end(e) for e in entropy]
-    reward = [at_the_end(series(rows, "reward/mean")[1]) for rows in metrics]
-    seconds = [json.loads(job.record(out).read_text())["seconds"] / len(rows) for job, rows in zip(done, metrics, strict=True)]
+    first, last = [float(e[0]) for e in entropy], [at_the_end(e, last) for e in entropy]
+    reward = [at_the_end(series(rows, "reward/mean")[1], last) for rows in metrics]
     found: dict[str, Any] = {
         "recipe": recipe,
-        "seeds": [job.seed for job in done],
+        "seeds": [r.seed for r in results],
         "reward": float(np.mean(reward)),
         "entropy_start": float(np.mean(first)),
         "entropy_end": float(np.mean(last)),
         "entropy_kept": float(np.mean(last) / np.mean(first)),
-        "seconds_per_step": float(np.mean(seconds)),
         "by_seed": {"reward": reward, "entropy_end": last},
     }
+    if all(r.seconds is not None for r in results):
+        found["seconds_per_step"] = float(np.mean([r.seconds / len(rows) for r, rows in zip(results, metrics, strict=True)]))
     for at in dict.fromkeys((1, k)):
         by_seed = [e.pass_values(at) for e in evals]
         values = np.mean(by_seed, axis=0)
@@ -244,31 +255,34 @@ def row_of(recipe: str, done: Sequence[Job], out: Path, k: int) -> dict[str, Any
     return found
 
 
+def compared(rows: Sequence[dict[str, Any]], k: int) -> list[dict[str, Any]]:
+    """The rows with what they differ from GRPO's in: pass@1 and pass@k paired by problem, and time; rows without GRPO as they are."""
+    base = next((r for r in rows if r["recipe"] == BASE), None)
+    for row in rows if base is not None else ():
+        if "seconds_per_step" in row and "seconds_per_step" in base:
+            row["cost"] = row["seconds_per_step"] / base["seconds_per_step"]
+        for at in dict.fromkeys((1, k)):
+            if row is not base and row["seeds"] == base["seeds"]:
+                d = paired_bootstrap(row[f"_values@{at}"], base[f"_values@{at}"])
+                row[f"pass@{at}_difference"] = {"value": d.value, "low": d.low, "high": d.high}
+    return [{key: value for key, value in row.items() if not key.startswith("_")} for row in rows]
+
+
 def summary(jobs: Sequence[Job], methods: Mapping[str, Mapping[str, Any]], settings: Settings, out: Path) -> dict[str, Any]:
     """Settings, one row for each method with finished jobs, and what is missing with its reason."""
-    done: dict[str, list[Job]] = {}
+    done: dict[str, list[Result]] = {}
     missing: dict[str, str] = {name: f"skipped: {about['skip']}" for name, about in methods.items() if "skip" in about}
     for job in jobs:
+        record = job.record(out)
+        about = json.loads(record.read_text()) if record.is_file() else {}
         if _finished(job, out):
-            done.setdefault(job.recipe, []).append(job)
-        else:
-            record = job.record(out)
-            failure = json.loads(record.read_text()).get("failure") if record.is_file() else None
-            if failure:
-                missing[f"{job.recipe} seed {job.seed}"] = failure
-    rows = [row_of(recipe, mine, out, settings.k) for recipe, mine in done.items()]
-    base = next((r for r in rows if r["recipe"] == BASE), None)
+            done.setdefault(job.recipe, []).append(Result(job.seed, job.folder(out), job.evaluation(out), about.get("seconds")))
+        elif about.get("failure"):
+            missing[f"{job.recipe} seed {job.seed}"] = about["failure"]
+    rows = compared([row_of(recipe, mine, settings.k) for recipe, mine in done.items()], settings.k)
     for row in rows:
         row["note"] = methods[row["recipe"]].get("note", "")
-        if base is not None:
-            shared = [s for s in row["seeds"] if s in base["seeds"]]
-            row["cost"] = row["seconds_per_step"] / base["seconds_per_step"]
-            for at in dict.fromkeys((1, settings.k)):
-                if row is not base and shared == row["seeds"] == base["seeds"]:
-                    d = paired_bootstrap(row[f"_values@{at}"], base[f"_values@{at}"])
-                    row[f"pass@{at}_difference"] = {"value": d.value, "low": d.low, "high": d.high}
-    plain = [{k: v for k, v in row.items() if not k.startswith("_")} for row in rows]
-    return {"settings": asdict(settings), "version": __version__, "rows": plain, "missing": missing}
+    return {"settings": asdict(settings), "version": __version__, "rows": rows, "missing": missing}
 
 
 def columns(row: Mapping[str, Any], k: int) -> list[str]:

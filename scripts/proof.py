@@ -3,7 +3,7 @@
     rlent train -m recipe=grpo,clipcov,klcov seed=0,1,2 hydra/launcher=joblib hydra.launcher.n_jobs=2
     python scripts/proof.py outputs/sweeps/recipe-seed-xxxxxxxx            # the folder the sweep names
 
-Values of a recipe are means over its seeds: of `entropy/mean` at the first step and over the last five logged steps, and of
+Values of a recipe are means over its seeds: of `entropy/mean` at the first step and over the last five steps, and of
 pass@1 and pass@k on the same held-out problems. A difference from the first recipe is taken problem by problem, each problem's
 value being its mean over seeds, and its interval is a paired bootstrap over problems. What is evaluated already is not again.
 """
@@ -19,11 +19,9 @@ from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-
-from rlent.eval.plot import curves, read_metrics, series
+from rlent.arena import Result, compared, row_of
+from rlent.eval.plot import curves, read_metrics
 from rlent.eval.result import Evaluation
-from rlent.math.passk import paired_bootstrap
 
 LAST = 5
 
@@ -44,8 +42,13 @@ def runs_of(sweep: Path) -> dict[str, dict[int, Path]]:
     return found
 
 
-def evaluate(folder: Path, k: int, n: int, problems: int) -> Evaluation:
-    out = folder / f"proof-{problems}x{n}"
+def out_of(folder: Path, options: argparse.Namespace) -> Path:
+    """Where a run's evaluation is kept."""
+    return folder / f"proof-{options.problems}x{options.n}"
+
+
+def evaluate(folder: Path, options: argparse.Namespace) -> Evaluation:
+    k, n, problems, out = options.k, options.n, options.problems, out_of(folder, options)
     if not (out / "eval.json").is_file():
         environment = {"OMP_NUM_THREADS": "1", **os.environ, "TOKENIZERS_PARALLELISM": "false"}
         sizes = ["--pass-at-k", str(k), "--n", str(n), "--problems", str(problems)]
@@ -71,45 +74,26 @@ def main() -> None:
     order = [base, *(r for r in runs if r != base)]
     flat = [(recipe, seed) for recipe in order for seed in sorted(runs[recipe])]
     with ThreadPoolExecutor(options.jobs) as pool:
-        done = pool.map(lambda rs: evaluate(runs[rs[0]][rs[1]], options.k, options.n, options.problems), flat)
+        done = pool.map(lambda rs: evaluate(runs[rs[0]][rs[1]], options), flat)
         evals = dict(zip(flat, done, strict=True))
-    rows = {rs: read_metrics(runs[rs[0]][rs[1]] / "metrics.jsonl") for rs in flat}
+    results = {recipe: [Result(seed, run, out_of(run, options)) for seed, run in sorted(runs[recipe].items())] for recipe in order}
+    table = compared([row_of(recipe, mine, options.k, LAST) for recipe, mine in results.items()], options.k)
+    (options.sweep / "proof.json").write_text(json.dumps(table, indent=1) + "\n")
 
-    mean = lambda values: float(np.mean(list(values)))  # noqa: E731
-    report = {}
-    for recipe in order:
-        mine = [rs for rs in flat if rs[0] == recipe]
-        entropy = [series(rows[rs])[1] for rs in mine]
-        by_problem = {k: np.mean([evals[rs].pass_values(k) for rs in mine], axis=0) for k in (1, options.k)}
-        report[recipe] = {
-            "seeds": [rs[1] for rs in mine],
-            "entropy_start": mean(e[0] for e in entropy),
-            "entropy_end": mean(np.mean(e[-LAST:]) for e in entropy),
-            "entropy_end_by_seed": [float(np.mean(e[-LAST:])) for e in entropy],
-            **{f"pass@{k}": mean(v) for k, v in by_problem.items()},
-            **{f"pass@{k}_by_seed": [float(evals[rs].pass_values(k).mean()) for rs in mine] for k in (1, options.k)},
-        }
-        if recipe != base:
-            for k, values in by_problem.items():
-                d = paired_bootstrap(values, np.mean([evals[rs].pass_values(k) for rs in flat if rs[0] == base], axis=0))
-                report[recipe][f"pass@{k}_difference"] = {"value": d.value, "low": d.low, "high": d.high}
-    (options.sweep / "proof.json").write_text(json.dumps(report, indent=1))
-
-    print(
-        f"means over seeds; {options.problems} held-out problems x {options.n} samples; differences from {base}, 95 % paired bootstrap over problems"
-    )
-    for recipe, r in report.items():
-        text = f"{recipe:10s} entropy {r['entropy_start']:.3f} -> {r['entropy_end']:.3f}"
-        for k in (1, options.k):
-            text += f"   pass@{k} {r[f'pass@{k}']:.3f}"
-            if recipe != base:
-                d = r[f"pass@{k}_difference"]
-                text += f" ({d['value']:+.3f}, {d['low']:+.3f} to {d['high']:+.3f})"
+    steps = len(read_metrics(results[base][0].run))
+    print(f"means over seeds after {steps} steps; {options.problems} held-out problems x {options.n} samples; in brackets 95 % bootstrap intervals")
+    print("over problems; entropy: nats per token, at the first step and over the last five steps")
+    for row in table:
+        text = f"{row['recipe']:10s} entropy {row['entropy_start']:.3f} -> {row['entropy_end']:.3f}"
+        for at in (1, options.k):
+            d = row.get(f"pass@{at}_difference")
+            text += f"   pass@{at} {row[f'pass@{at}']['value']:.3f}"
+            text += f" ({d['value']:+.3f}, {d['low']:+.3f} to {d['high']:+.3f})" if d else ""
         print(text)
     first = min(seed for _, seed in flat)
     shown = {recipe: (recipe, first) for recipe in order if (recipe, first) in evals}
     files = curves(
-        {r: rows[rs] for r, rs in shown.items()},
+        {r: read_metrics(runs[r][first]) for r in shown},
         {r: evals[rs] for r, rs in shown.items()},
         options.sweep / "proof.png",
         caption=f"Seed {first}.",
