@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rlent import recipe as recipes
-from rlent.errors import NonFinite, UsageError
+from rlent.errors import NonFinite, RlentError, UsageError
 from rlent.recipe import Recipe
 
 
@@ -73,6 +73,8 @@ def _train(run: Any) -> int:
             run.tracker.say(f"resume with: {run.folder.resume_command}")
             for warning in run.recipe.warnings:
                 run.tracker.say(f"warning: {warning}")
+            for line in run.findings.lines() if run.findings is not None else []:
+                run.tracker.say(f"data: {line}")
         try:
             loop(run)
         except NonFinite as error:
@@ -186,11 +188,35 @@ def check(overrides: Sequence[str], *, config_dirs: Sequence[str] = (), as_json:
     source = recipes.build(recipe["data"])
     if hasattr(source, "check"):
         source.check()
+    found, said = _findings(recipe, source)
     if as_json:
-        print(json.dumps({"recipe": recipe.name, "warnings": recipe.warnings, "plan": recipe.plan.lines()}))
+        data = found.to_dict() if found is not None else None
+        print(json.dumps({"recipe": recipe.name, "warnings": recipe.warnings, "plan": recipe.plan.lines(), "data": data, "notes": said}))
     else:
-        print("\n".join([*describe(recipe), "no problems"]))
+        print("\n".join([*describe(recipe), *(f"data: {line}" for line in said), "no problems"]))
     return 0
+
+
+def _findings(recipe: Recipe, source: Any) -> tuple[Any, list[str]]:
+    """What is found in the data (None: nothing to look at, or not without fetching it), and what to say about it."""
+    if not hasattr(source, "examine") or not getattr(source, "path", "generated"):
+        return None, ["not looked at, because it would be fetched from the hub; give a copy with data.path=FILE"]
+    from rlent.policy.policy import load_tokenizer
+
+    said, tokenizer, room = [], None, None
+    try:
+        tokenizer, room = load_tokenizer(**{k: recipe["model"][k] for k in ("path", "revision", "trust_remote_code")})
+        found = source.examine(tokenizer, room - 1 if room else None)
+    except RlentError as error:
+        said = [f"the lengths of prompts were not counted: {error}"]
+        found = source.examine()
+    if hasattr(source, "grader") and hasattr(source.grader, "close"):
+        source.grader.close()
+    if found is None:
+        return None, said
+    source.settle(found)
+    trained = "an evaluation set: no recipe trains on it" if source.use == "evaluate" else f"{len(source.train)} to train on"
+    return found, [f"{found.name}: {found.problems} problems, {trained}, {found.held_out} held out", *found.lines(), *said]
 
 
 def verify(*, vectors: str | None = None, only: Sequence[str] = (), config_dirs: Sequence[str] = (), as_json: bool = False) -> int:

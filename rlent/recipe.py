@@ -379,7 +379,7 @@ def differences(config: Mapping[str, Any]) -> list[str]:
     base, mine = baseline(), _flat(config)
     lines = []
     for key in sorted({*base, *mine}):
-        if key.startswith("card.") or base.get(key, ...) == mine.get(key, ...):
+        if key.startswith(("card.", "data.card.")) or base.get(key, ...) == mine.get(key, ...):
             continue
         lines.append(f"{key}: {base.get(key, '-')} -> {mine.get(key, '-')}")
     return lines

@@ -20,9 +20,10 @@ from transformers.utils import logging as hf_logging
 from rlent import checkpoint, frozen, objective
 from rlent.actor import Actor, Minibatch
 from rlent.alarms import Alarms
+from rlent.data.findings import Findings
 from rlent.data.problems import Problems, draw
 from rlent.engine.make import make_engine
-from rlent.errors import CheckpointError, NonFinite, RlentError, UsageError
+from rlent.errors import CheckpointError, DataError, NonFinite, RlentError, UsageError
 from rlent.eval.evaluate import evaluate
 from rlent.fit import LiveLaw
 from rlent.folder import RunFolder
@@ -88,6 +89,8 @@ class Run:
         self.step = 0
         self.seed = int(config["seed"])
         _threads(config["scale"])
+        self.source = build(config["data"])
+        _ = self.source.train  # what is wrong with the data is said before weights are loaded
         updates = int(config["trainer"]["minibatches"]) * int(config["trainer"]["epochs"])
         self.policy = Policy.load(
             **_loading(config["model"], config["scale"]), optim=config["optim"], steps=self.total, updates_per_step=updates
@@ -99,7 +102,7 @@ class Run:
         }
         self.tokenizer = self.policy.tokenizer
         self.stop = stop_tokens(self.tokenizer, getattr(self.policy.model, "generation_config", None))
-        self.source = build(config["data"])
+        self.findings = _examine(self.source, self.policy, world)
         self.grader = self.source.grader
         self.template = self.source.template
         self.data = Feed(self.source.train, self.seed)
@@ -183,6 +186,8 @@ class Run:
                 "data": run._data_about(),
             }
             folder.describe(config=recipe.config, differences=differences(recipe.config), plan=recipe.plan.lines(), about=about)
+            if run.findings is not None:
+                folder.write("data.json", json.dumps(run.findings.to_dict(), indent=1))
             folder.status("running", 0)
         run.tracker.start(config=recipe.config, tags=[recipe.name, *recipe["run"]["tags"]], resume_step=None)
         return run
@@ -605,6 +610,29 @@ def _loading(model: Mapping[str, Any], scale: Mapping[str, Any]) -> dict[str, An
         compute = getattr(torch, scale["compute"]) if scale["compute"] else None
         known["sharding"] = Sharding(replicas=int(scale["replicas"]), compute=compute, offload=bool(scale["offload"]))
     return known
+
+
+def _examine(source: Any, policy: Policy, world: World) -> Findings | None:
+    """Findings about the data, by rank 0 for all; sources that cannot be examined (a user's own) are taken as they are.
+
+    Raises:
+        DataError: on every rank, where the settings say so.
+    """
+    if not hasattr(source, "examine"):
+        return None
+    found: Findings | None = None
+    failure: str | None = None
+    if world.leads:
+        try:
+            found = source.examine(policy.tokenizer, policy.limit - 1 if policy.limit else None)
+        except RlentError as error:
+            failure = str(error)
+    failure, found = world.broadcast((failure, found))
+    if failure:
+        raise DataError(failure)
+    if found is not None:
+        source.settle(found)
+    return found
 
 
 def _discard(folder: RunFolder) -> None:

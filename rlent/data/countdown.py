@@ -22,6 +22,7 @@ from torch import Tensor
 
 from rlent import noise
 from rlent.data.files import FileData
+from rlent.data.findings import Findings
 from rlent.data.problems import Problems
 from rlent.data.templates import check_template
 from rlent.errors import DataError
@@ -156,7 +157,7 @@ class CountdownData:
         self.largest, self.max_target = largest, max_target
         self.train_size, self.held_out_size = train_size, held_out_size
         self.seed, self.template, self.grader = seed, template, grader
-        self._file = FileData(path=path, template=template, held_out_size=held_out_size) if path else None
+        self._file = FileData(path=path, template=template, held_out_size=held_out_size, grader=grader) if path else None
 
     def _make(self, split: str, count: int) -> Problems:
         return countdown_problems(count, split=split, seed=self.seed, sizes=self.sizes, largest=self.largest, max_target=self.max_target)
@@ -168,6 +169,15 @@ class CountdownData:
     @cached_property
     def held_out(self) -> Problems:
         return self._file.held_out if self._file else self._make("held_out", self.held_out_size)
+
+    def examine(self, tokenizer: Any = None, room: int | None = None) -> Findings | None:
+        """What is found in the problems of a file; None for generated problems, which are all different and have no gold."""
+        return self._file.examine(tokenizer, room) if self._file else None
+
+    def settle(self, found: Findings) -> None:
+        if self._file:
+            self._file.settle(found)
+            self.__dict__.pop("train", None)
 
     def check(self) -> None:
         """Refuse options that cannot be met, before anything is generated.

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from rlent import noise
+from rlent.data.findings import Findings, examine
+from rlent.data.overlap import benchmarks, drop_duplicates, key, without
 from rlent.data.problems import Problems
 from rlent.data.templates import check_template
 from rlent.errors import DataError, did_you_mean
@@ -32,8 +35,12 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
 _SHOWN = 5
 _HELD_OUT_SHARE = 10
 _MISSING = object()
+_LISTED = re.compile(r"\s*\[\s*\"")
 
 Duplicates = Literal["keep", "drop"]
+Use = Literal["train", "evaluate"]
+Field = str | Sequence[str]
+"""A dotted path, several of them (the first that a row has counts), or `auto`."""
 
 
 class BadRowError(ValueError):
@@ -116,16 +123,17 @@ def field_at(row: Mapping[str, Any], field: str) -> Any:
     return value
 
 
-def _find(row: Mapping[str, Any], field: str, usual: tuple[str, ...], what: str) -> tuple[str, Any]:
-    """Name and value of a field, by its given name or, with `auto`, by the first of its usual names."""
-    for name in usual if field == AUTO else (field,):
+def _find(row: Mapping[str, Any], field: Field, usual: tuple[str, ...], what: str) -> tuple[str, Any]:
+    """Name and value of a field: by its given name, or by the first of several names (with `auto`, of its usual names) that is there."""
+    names = usual if field == AUTO else (field,) if isinstance(field, str) else tuple(field)
+    for name in names:
         value = field_at(row, name)
-        if value is not _MISSING and not (field == AUTO and value is None):
+        if value is not _MISSING and not (len(names) > 1 and value is None):
             return name, value
     there = ", ".join(map(str, row)) or "none"
-    if field == AUTO:
-        raise BadRowError(f"no {what}: none of {', '.join(usual)} is a field (fields: {there}); name it with data.{what}_field")
-    raise BadRowError(f"no field {field!r}{did_you_mean(field, map(str, row))} (fields: {there})")
+    if len(names) > 1:
+        raise BadRowError(f"no {what}: none of {', '.join(names)} is a field (fields: {there}); name it with data.{what}_field")
+    raise BadRowError(f"no field {names[0]!r}{did_you_mean(names[0], map(str, row))} (fields: {there})")
 
 
 def _messages(value: Any) -> list[dict[str, str]]:
@@ -152,7 +160,13 @@ def _prompt(value: Any) -> tuple[str, list[dict[str, str]]]:
 
 
 def _answer(value: Any) -> str | list[str]:
-    """The accepted answer, or the list of accepted answers. Of a worked answer that ends in `#### 18` only the end counts."""
+    """The accepted answer, or the list of accepted answers, which may come as JSON (`["18"]`). Of a worked answer that ends in
+    `#### 18` only the end counts."""
+    if isinstance(value, str) and _LISTED.match(value):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            pass
     if isinstance(value, list):
         accepted = [_answer(item) for item in value]
         if not accepted:
@@ -170,7 +184,7 @@ def _answer(value: Any) -> str | list[str]:
     return text
 
 
-def to_problem(row: Any, number: int, *, prompt_field: str, answer_field: str, id_field: str, name: str) -> Problem:
+def to_problem(row: Any, number: int, *, prompt_field: Field, answer_field: Field, id_field: Field, name: str) -> Problem:
     """One row as a problem; what is not prompt, answer, id or data source goes to `meta`, and a field `meta` is spread there."""
     if isinstance(row, BadRowError):
         raise row
@@ -199,7 +213,7 @@ def to_problem(row: Any, number: int, *, prompt_field: str, answer_field: str, i
 
 
 def _collect(
-    rows: Iterable[tuple[int, Any]], *, where: str, prompt_field: str, answer_field: str, id_field: str, limit: int | None, name: str
+    rows: Iterable[tuple[int, Any]], *, where: str, prompt_field: Field, answer_field: Field, id_field: Field, limit: int | None, name: str
 ) -> Problems:
     """All rows as problems, or one error that tells which rows cannot be used."""
     problems: list[Problem] = []
@@ -233,9 +247,9 @@ def _collect(
 def load_file(
     path: str | Path,
     *,
-    prompt_field: str = AUTO,
-    answer_field: str = AUTO,
-    id_field: str = AUTO,
+    prompt_field: Field = AUTO,
+    answer_field: Field = AUTO,
+    id_field: Field = AUTO,
     limit: int | None = None,
     name: str | None = None,
 ) -> Problems:
@@ -260,9 +274,9 @@ def load_hub(
     split: str = "train",
     config: str | None = None,
     revision: str | None = None,
-    prompt_field: str = AUTO,
-    answer_field: str = AUTO,
-    id_field: str = AUTO,
+    prompt_field: Field = AUTO,
+    answer_field: Field = AUTO,
+    id_field: Field = AUTO,
     limit: int | None = None,
 ) -> Problems:
     """Problems from a data set of the Hugging Face hub (or a folder in its layout), with the same fields as `load_file`.
@@ -292,30 +306,6 @@ def load_hub(
     )
 
 
-def _words(problem: Problem) -> str:
-    """The prompt up to spacing, by which problems count as the same."""
-    return " ".join(problem.prompt.split())
-
-
-def drop_duplicates(problems: Problems) -> Problems:
-    """The first problem of each prompt; a prompt that comes with different answers is left out altogether."""
-    golds: dict[str, set[str]] = {}
-    for problem in problems:
-        golds.setdefault(_words(problem), set()).add(json.dumps(problem.gold))
-    kept: dict[str, Problem] = {}
-    for problem in problems:
-        text = _words(problem)
-        if len(golds[text]) == 1:
-            kept.setdefault(text, problem)
-    return Problems(kept.values(), name=problems.name)
-
-
-def without(problems: Problems, others: Problems) -> Problems:
-    """The problems whose prompt is not the prompt of one of the others."""
-    known = {_words(problem) for problem in others}
-    return Problems((p for p in problems if _words(p) not in known), name=problems.name)
-
-
 def split_off(problems: Problems, size: int, seed: int) -> Problems:
     """`size` problems, chosen by the seed, to hold out: at most a tenth of them, and at least one if there are two and one is wanted."""
     size = min(size, max(len(problems) // _HELD_OUT_SHARE, int(len(problems) > 1)))
@@ -324,41 +314,101 @@ def split_off(problems: Problems, size: int, seed: int) -> Problems:
 
 
 class _Loaded:
-    """Training problems, and problems held out: either a set of their own or some taken from the training set."""
+    """Training problems, and problems held out: a set of their own, some of the training problems, or (`use: evaluate`) all."""
 
+    path: str | None
+    use: Use
+    limit: int | None
+    held_out_path: str | None
+    held_out_size: int
+    fields: dict[str, Any]
+    duplicates: Duplicates
+    decontaminate: bool
+    against: Sequence[str]
+    max_prompt: int | None
+    long_prompts: Duplicates
+    bad_golds: Literal["report", "stop"]
+    seed: int
     template: str
     grader: Any
-    duplicates: str
-    held_out_size: int
-    seed: int
+    _too_long: frozenset[str] = frozenset()
 
     def _load(self) -> Problems:
         raise NotImplementedError
 
     def _load_held_out(self) -> Problems | None:
-        raise NotImplementedError
+        return load_file(self.held_out_path, **self.fields) if self.held_out_path else None
 
     @cached_property
-    def _all(self) -> Problems:
-        problems = self._load()
-        return drop_duplicates(problems) if self.duplicates == "drop" else problems
+    def all(self) -> Problems:
+        """The rows as they are in the file or data set."""
+        return self._load()
+
+    @cached_property
+    def _unique(self) -> Problems:
+        return drop_duplicates(self.all) if self.duplicates == "drop" else self.all
+
+    @cached_property
+    def separate(self) -> Problems | None:
+        """The test set of its own, if there is one."""
+        return self._load_held_out() if self.use == "train" else None
 
     @cached_property
     def held_out(self) -> Problems:
-        separate = self._load_held_out()
-        return split_off(self._all, self.held_out_size, self.seed) if separate is None else separate
+        if self.use == "evaluate":
+            return self.all
+        return split_off(self._unique, self.held_out_size, self.seed) if self.separate is None else self.separate
+
+    @cached_property
+    def tests(self) -> dict[str, frozenset[str]]:
+        """Keys of the sets that training problems are compared with: the usual benchmarks and the files of `against`."""
+        own = {Path(file).name: frozenset(key(p.prompt) for p in load_file(file)) for file in self.against}
+        return {**benchmarks(), **own}
+
+    @cached_property
+    def candidates(self) -> Problems:
+        """Training problems before test problems are taken out: without duplicates (if they are dropped) and without what is held out."""
+        if self.use == "evaluate":
+            raise DataError(
+                f"{self.all.name} is an evaluation set (data.use=evaluate), and no recipe trains on it; choose a training set with data=..., "
+                "or say data.use=train"
+            )
+        return without(self._unique, (key(p.prompt) for p in self.held_out))
 
     @cached_property
     def train(self) -> Problems:
-        """Without the problems that are also held out.
+        """Without the problems that are also held out, and without what `decontaminate` and `long_prompts` leave out.
 
         Raises:
-            DataError: nothing is left.
+            DataError: an evaluation set, or nothing is left.
         """
-        left = without(self._all, self.held_out)
+        left = self.candidates
         if not len(left):
-            raise DataError(f"{self._all.name}: every problem is also held out, so none is left to train on")
+            raise DataError(f"{left.name}: every problem is also held out, so none is left to train on")
+        if self.decontaminate:
+            left = without(left, (k for keys in self.tests.values() for k in keys))
+        if self.long_prompts == "drop" and self._too_long:
+            left = Problems((p for p in left if p.id not in self._too_long), name=left.name)
+        if not len(left):
+            raise DataError(f"{left.name}: data.decontaminate and data.long_prompts leave no problem to train on")
         return left
+
+    def examine(self, tokenizer: Any = None, room: int | None = None) -> Findings:
+        """Look at every problem once: golds against themselves, duplicates, overlap with test sets, and prompts of more than
+        `data.max_prompt` (or else `room`) tokens.
+        """
+        return examine(self, tokenizer, self.max_prompt or room)
+
+    def settle(self, found: Findings) -> None:
+        """Do what the settings say about findings: `long_prompts=drop` leaves prompts out of `train` from now on.
+
+        Raises:
+            DataError: `bad_golds` is `stop` and a gold is not an answer to itself.
+        """
+        if found.bad_golds and self.bad_golds == "stop":
+            raise DataError("\n  ".join([f"{found.name}: data.bad_golds=stop, and", *found.lines()[:1]]))
+        self._too_long = frozenset(found.too_long)
+        self.__dict__.pop("train", None)
 
 
 class FileData(_Loaded):
@@ -368,29 +418,35 @@ class FileData(_Loaded):
         self,
         *,
         path: str | None = None,
+        use: Use = "train",
         held_out_path: str | None = None,
         held_out_size: Count = 64,
-        prompt_field: str = AUTO,
-        answer_field: str = AUTO,
-        id_field: str = AUTO,
+        prompt_field: Field = AUTO,
+        answer_field: Field = AUTO,
+        id_field: Field = AUTO,
         limit: PositiveCount | None = None,
         duplicates: Duplicates = "keep",
+        decontaminate: bool = False,
+        against: Sequence[str] = (),
+        max_prompt: PositiveCount | None = None,
+        long_prompts: Duplicates = "keep",
+        bad_golds: Literal["report", "stop"] = "report",
         seed: int = 0,
         template: str = "none",
         grader: Any = None,
     ) -> None:
-        self.path, self.held_out_path, self.held_out_size = path, held_out_path, held_out_size
-        self.fields: dict[str, Any] = {"prompt_field": prompt_field, "answer_field": answer_field, "id_field": id_field}
+        self.path, self.use = path, use
+        self.held_out_path, self.held_out_size = held_out_path, held_out_size
+        self.fields = {"prompt_field": prompt_field, "answer_field": answer_field, "id_field": id_field}
         self.limit, self.duplicates, self.seed = limit, duplicates, seed
+        self.decontaminate, self.against, self.bad_golds = decontaminate, against, bad_golds
+        self.max_prompt, self.long_prompts = max_prompt, long_prompts
         self.template, self.grader = template, grader
 
     def _load(self) -> Problems:
         if not self.path:
             raise DataError(f"data.path: not set; give the file to read, data.path=FILE (kinds: {', '.join(SUFFIXES)})")
         return load_file(self.path, limit=self.limit, **self.fields)
-
-    def _load_held_out(self) -> Problems | None:
-        return load_file(self.held_out_path, **self.fields) if self.held_out_path else None
 
     def check(self) -> None:
         """Read the files, so that everything wrong with them is known before a model is loaded.
@@ -399,11 +455,13 @@ class FileData(_Loaded):
             DataError: see `load_file`.
         """
         check_template(self.template)
-        _ = self.train
+        _ = self.held_out if self.use == "evaluate" else self.train
 
 
 class HubData(_Loaded):
-    """Problems from a data set of the Hugging Face hub. Options are described in `recipes/data/hub.yaml`."""
+    """Problems from a data set of the Hugging Face hub, or from a copy of it in a file (`path`). Options are described in
+    `recipes/data/hub.yaml`; the cards of known sets (`recipes/data/math500.yaml`, ...) state what differs from it.
+    """
 
     def __init__(
         self,
@@ -413,22 +471,35 @@ class HubData(_Loaded):
         config: str | None = None,
         split: str = "train",
         revision: str | None = None,
+        use: Use = "train",
         held_out_split: str | None = None,
+        held_out_path: str | None = None,
         held_out_size: Count = 64,
-        prompt_field: str = AUTO,
-        answer_field: str = AUTO,
-        id_field: str = AUTO,
+        prompt_field: Field = AUTO,
+        answer_field: Field = AUTO,
+        id_field: Field = AUTO,
         limit: PositiveCount | None = None,
         duplicates: Duplicates = "keep",
+        decontaminate: bool = False,
+        against: Sequence[str] = (),
+        max_prompt: PositiveCount | None = None,
+        long_prompts: Duplicates = "keep",
+        bad_golds: Literal["report", "stop"] = "report",
         seed: int = 0,
         template: str = "none",
         grader: Any = None,
+        protocol: Mapping[str, Any] | None = None,
+        card: Mapping[str, Any] | None = None,
     ) -> None:
         self.name, self.path, self.config, self.revision = name, path, config, revision
-        self.split, self.held_out_split, self.held_out_size = split, held_out_split, held_out_size
-        self.fields: dict[str, Any] = {"prompt_field": prompt_field, "answer_field": answer_field, "id_field": id_field}
+        self.split, self.use = split, use
+        self.held_out_split, self.held_out_path, self.held_out_size = held_out_split, held_out_path, held_out_size
+        self.fields = {"prompt_field": prompt_field, "answer_field": answer_field, "id_field": id_field}
         self.limit, self.duplicates, self.seed = limit, duplicates, seed
+        self.decontaminate, self.against, self.bad_golds = decontaminate, against, bad_golds
+        self.max_prompt, self.long_prompts = max_prompt, long_prompts
         self.template, self.grader = template, grader
+        self.protocol, self.card = protocol, card
 
     def _from_hub(self, split: str, limit: int | None) -> Problems:
         if not self.name:
@@ -439,6 +510,8 @@ class HubData(_Loaded):
         return load_file(self.path, limit=self.limit, **self.fields) if self.path else self._from_hub(self.split, self.limit)
 
     def _load_held_out(self) -> Problems | None:
+        if self.held_out_path:
+            return super()._load_held_out()
         return self._from_hub(self.held_out_split, None) if self.held_out_split and not self.path else None
 
     def check(self) -> None:
@@ -449,6 +522,6 @@ class HubData(_Loaded):
         """
         check_template(self.template)
         if self.path:
-            _ = self.train
+            _ = self.held_out if self.use == "evaluate" else self.train
         elif not self.name:
             self._from_hub(self.split, None)

@@ -438,6 +438,7 @@ def normalise(text: str, decimal_comma: bool = False) -> Form:
     text = text.replace("**", "^").replace("<=", r"\le ").replace(">=", r"\ge ").replace("!=", r"\ne ").replace("==", "=")
     text = re.sub(r"(\d)\s*\*\s*(?=\d)", r"\1\\cdot ", text).replace("*", r"\cdot ")
     text = re.sub(r"\\not\s*=", r"\\ne ", text)
+    text = re.sub(r"^\s*(?:=|\\approx(?![A-Za-z]))\s*", "", text)
     text = _strip_end(text)
 
     quoted = False

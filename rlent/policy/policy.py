@@ -104,7 +104,7 @@ class Policy:
         if str(dtype).removeprefix("torch.") not in _DTYPES:
             raise ModelError(f"model.dtype is {dtype!r}; one of {', '.join(_DTYPES)} is accepted")
         place = _locate(path)
-        common = {"revision": revision, "trust_remote_code": trust_remote_code}
+        common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
         try:
             tokenizer = AutoTokenizer.from_pretrained(place, **common)
             model = AutoModelForCausalLM.from_pretrained(
@@ -321,6 +321,23 @@ class Policy:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         return final
+
+
+def load_tokenizer(path: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> tuple[Any, int | None]:
+    """A model's tokenizer and its number of positions (None: no limit), without its weights.
+
+    Raises:
+        ModelError: nothing there, or no network.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    place = _locate(path)
+    common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(place, **common)
+        return AutoTokenizer.from_pretrained(place, **common), getattr(config.get_text_config(), "max_position_embeddings", None)
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+        raise ModelError(_why(path, place, error)) from error
 
 
 def _locate(path: str | Path) -> str:

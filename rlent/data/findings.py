@@ -1,0 +1,137 @@
+"""What is found when the problems of a set are looked at before a run: nothing here changes them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+from rlent.data.overlap import agree, groups, key, overlap
+from rlent.data.problems import Problems
+from rlent.data.templates import encode_prompt
+
+_SHOWN = 3
+
+
+class Source(Protocol):
+    """What is looked at: see `rlent.data.files`."""
+
+    template: str
+    grader: Any
+    use: str
+    duplicates: str
+    long_prompts: str
+    decontaminate: bool
+
+    @property
+    def all(self) -> Problems: ...
+    @property
+    def separate(self) -> Problems | None: ...
+    @property
+    def held_out(self) -> Problems: ...
+    @property
+    def candidates(self) -> Problems: ...
+    @property
+    def tests(self) -> dict[str, frozenset[str]]: ...
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Counts and ids of one set."""
+
+    name: str
+    problems: int
+    held_out: int
+    bad_golds: dict[str, Any] = field(default_factory=dict)
+    """Problems whose gold is not an answer to itself: id to gold."""
+    repeats: int = 0
+    """Problems whose text an earlier problem has."""
+    conflicts: list[list[str]] = field(default_factory=list)
+    """Ids of problems with one text and different answers."""
+    also_held_out: list[str] = field(default_factory=list)
+    """Training problems that are also in the set's own test set; never trained on."""
+    shared: dict[str, list[str]] = field(default_factory=dict)
+    """Other training problems that are also in a test set: name of the set to ids."""
+    too_long: list[str] = field(default_factory=list)
+    max_prompt: int | None = None
+    """Tokens; None: lengths were not counted."""
+    left_out: dict[str, bool] = field(default_factory=dict)
+    """Which of repeats, shared and too_long the settings leave out of training."""
+
+    def lines(self) -> list[str]:
+        """What a person should know, one sentence each; empty when there is nothing to say."""
+        out = []
+        if self.bad_golds:
+            shown = _some(f"{i} ({str(gold)[:40]!r})" for i, gold in self.bad_golds.items())
+            out.append(f"{_count(self.bad_golds, 'accepted answer')} the grader does not accept as an answer to itself: {shown}")
+        if self.repeats:
+            differ = f", {len(self.conflicts)} of them with another answer than before: {_some(map(' and '.join, self.conflicts))}"
+            advice = self._done("repeats", "data.duplicates=drop leaves them out")
+            out.append(f"{_count(range(self.repeats), 'repeated problem')}{differ if self.conflicts else ''}{advice}")
+        if self.also_held_out:
+            out.append(f"{_count(self.also_held_out, 'problem')} also held out: {_some(self.also_held_out)} (left out)")
+        for test, ids in self.shared.items():
+            advice = self._done("shared", "data.decontaminate=true leaves them out")
+            out.append(f"{_count(ids, 'training problem')} also in the test set {test}: {_some(ids)}{advice}")
+        if self.too_long:
+            advice = self._done("too_long", "data.long_prompts=drop leaves them out")
+            out.append(f"{_count(self.too_long, 'prompt')} of more than {self.max_prompt} tokens: {_some(self.too_long)}{advice}")
+        return out
+
+    def _done(self, what: str, advice: str) -> str:
+        return " (left out)" if self.left_out.get(what) else f"; {advice}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def examine(source: Source, tokenizer: Any, limit: int | None) -> Findings:
+    """Look at all problems of a source; see `Findings`. Lengths are counted only with a tokenizer and a limit (tokens)."""
+    problems, separate = source.all, source.separate
+    training = source.use == "train"
+    same = [group for group in groups(problems) if len(group) > 1]
+    shared = overlap(source.candidates, source.tests) if training else {}
+    both = overlap(problems, {separate.name: [key(p.prompt) for p in separate]}) if separate is not None else {}
+    return Findings(
+        name=problems.name,
+        problems=len(problems),
+        held_out=len(source.held_out),
+        bad_golds={i: gold for one in (problems, separate) if one is not None for i, gold in _bad_golds(source.grader, one).items()},
+        repeats=sum(len(group) - 1 for group in same),
+        conflicts=[[p.id for p in group] for group in same if not agree(group)],
+        also_held_out=[i for ids in both.values() for i in ids],
+        shared=shared,
+        too_long=too_long(problems, tokenizer, source.template, limit) if tokenizer is not None and limit else [],
+        max_prompt=limit if tokenizer is not None else None,
+        left_out={"repeats": source.duplicates == "drop", "shared": source.decontaminate, "too_long": source.long_prompts == "drop"},
+    )
+
+
+def _bad_golds(grader: Any, problems: Problems) -> dict[str, Any]:
+    if not hasattr(grader, "check_golds"):
+        return {}
+    bad = set(grader.check_golds(problems))
+    return {p.id: p.gold for p in problems if p.id in bad}
+
+
+def too_long(problems: Problems, tokenizer: Any, template: str, limit: int) -> list[str]:
+    """Ids of problems whose rendered prompt has more than `limit` tokens.
+
+    A token is at least one byte, so a text of fewer bytes than tokens that are left beside the template is not even cut into tokens.
+    """
+    if not len(problems):
+        return []
+    overhead = len(encode_prompt(tokenizer, problems[0], template)) + 8
+    return [
+        p.id
+        for p in problems
+        if len(p.prompt.encode("utf-8", "replace")) + overhead > limit and len(encode_prompt(tokenizer, p, template)) > limit
+    ]
+
+
+def _count(things: Any, noun: str) -> str:
+    return f"{len(things)} {noun}{'s' if len(things) != 1 else ''}"
+
+
+def _some(texts: Any) -> str:
+    texts = list(texts)
+    return ", ".join(texts[:_SHOWN]) + (f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else "")
