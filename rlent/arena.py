@@ -232,16 +232,16 @@ def row_of(recipe: str, results: Sequence[Result], k: int, last: int | None = No
     metrics = [read_metrics(r.run) for r in results]
     evals = [Evaluation.load(r.evaluation / "eval.json") for r in results]
     entropy = [series(rows)[1] for rows in metrics]
-    first, last = [float(e[0]) for e in entropy], [at_the_end(e, last) for e in entropy]
+    starts, ends = [float(e[0]) for e in entropy], [at_the_end(e, last) for e in entropy]
     reward = [at_the_end(series(rows, "reward/mean")[1], last) for rows in metrics]
     found: dict[str, Any] = {
         "recipe": recipe,
         "seeds": [r.seed for r in results],
         "reward": float(np.mean(reward)),
-        "entropy_start": float(np.mean(first)),
-        "entropy_end": float(np.mean(last)),
-        "entropy_kept": float(np.mean(last) / np.mean(first)),
-        "by_seed": {"reward": reward, "entropy_end": last},
+        "entropy_start": float(np.mean(starts)),
+        "entropy_end": float(np.mean(ends)),
+        "entropy_kept": float(np.mean(ends) / np.mean(starts)),
+        "by_seed": {"reward": reward, "entropy_end": ends},
     }
     if all(r.seconds is not None for r in results):
         found["seconds_per_step"] = float(np.mean([r.seconds / len(rows) for r, rows in zip(results, metrics, strict=True)]))
