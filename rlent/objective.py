@@ -354,7 +354,7 @@ class Objective:
         with torch.enable_grad():
             if node is not None and node.when != "minibatch":
                 matrix = self._masked(node(View(part, node, leaves, index)), part["mask"])
-                record["pull"] = -_gradient(matrix.sum(), leaves["logp"])
+                record["pull"] = -torch.stack([_gradient(matrix.sum(), leaves[x]) for x in self._pulled]).sum(0)
                 record["loss"] = matrix
                 record["term:policy"] = share = self._gated(matrix, part["gate"]) * part["weight"] * coef
                 value = value + share.detach().sum()
@@ -376,7 +376,7 @@ class Objective:
         keep = {k: v.detach() if isinstance(v, Tensor) else v for k, v in record.items()}
         keep |= {k: part[k] for k in ("mask", "adv", "weight", "gate", "old_logp", "look_logp", "train") if k in part}
         keep |= {k: v for k, v in part.streams.items() if k.endswith("_selected") or k.startswith("effect:")}
-        pull = grads.get("logp", torch.zeros_like(coef))
+        pull = sum((grads[x] for x in {"logp", *self._pulled} if x in grads), torch.zeros_like(coef))
         keep["gradient"] = -pull * max(scale.response_tokens, 1)  # per token, as if the loss were a token mean
         return Out(loss, Batch(keep, part.row))
 
@@ -394,6 +394,12 @@ class Objective:
                     found = node(View(part, node, streams, index))
                 part = self._merge_shape(node, part, found if isinstance(found, Mapping) else {"weight": found}, live=True)
         return part
+
+    @property
+    def _pulled(self) -> list[str]:
+        """The log-probabilities whose gradient is the loss's pull: `logp`, or the live streams of a loss that makes its own of them."""
+        own = [s for s in (self.plan.loss.reads if self.plan.loss else ()) if s in self.plan.live]
+        return own if own and "logp" not in own else ["logp"]
 
     def _live_pull(self, part: Batch, leaves: Mapping[str, Tensor], index: int) -> Tensor:
         node = self.plan.loss

@@ -10,8 +10,8 @@ a block:
       option_of_file: {option: path, values: {theirs: ours}}
       option_of_file: {values: {theirs: [overrides]}}
       option_of_file: {option: path, shift: number}   its value plus the number
-      option_of_file: {stream: name}            its value is a stream
-      inputs: {name_in_file: stream}            where the usual names do not fit
+      option_of_file: {stream: name}            its value is a stream (with `option`: an option as well)
+      inputs: {name_in_file: stream}            where the usual names do not fit; a list feeds several streams
       outputs: {name_in_file: stream}           further results to compare
       inputs: {name_in_file: {stream: name, values: {theirs: ours}}}   the same, translated value by value
       inputs: {name_in_file: {option: path}}    its value is given to an option
@@ -208,7 +208,8 @@ class Case:
             return []
         if isinstance(rule, Mapping) and "stream" in rule:
             self.streams[rule["stream"]] = value
-            return []
+            if "option" not in rule:
+                return []
         if isinstance(rule, Mapping) and "values" in rule:
             table = {_key(k): v for k, v in rule["values"].items()}
             if _key(value) in table:
@@ -235,6 +236,9 @@ class Case:
         for name, value in self.vector["inputs"].items():
             stream = renamed.get(name, name)
             if name in (self.block.get("skip") or ()) or (isinstance(stream, Mapping) and "option" in stream):
+                continue
+            if isinstance(stream, list):
+                out.update(dict.fromkeys(stream, _tensor(value)))
                 continue
             if isinstance(stream, Mapping):
                 table = {_key(k): v for k, v in stream.get("values", {}).items()}
@@ -332,16 +336,16 @@ class Case:
             "entropy": entropy_from_logits(logits),
         }
         for probe in self.recipe.plan.nodes["probe"]:
-            flat = probe(
-                {
-                    "logits": logits.flatten(0, 1),
-                    "target": target.flatten(),
-                    **{k: v for k, v in batch.streams.items() if not isinstance(v, Tensor)},
-                }
-            )
-            live[probe.name] = flat.view(target.shape)
+            live[probe.name] = self._probed(probe, raw, batch)
         mask = batch["mask"]
         return {k: torch.where(mask, v, v.new_zeros(())) for k, v in live.items()}, {"grad_logits": raw}
+
+    def _probed(self, probe: Node, raw: Tensor, batch: Batch) -> Tensor:
+        """A probe's answer on the file's logits, at the temperature, by token [N,T]."""
+        target = self.inputs["labels"].long()
+        plain = {k: v for k, v in batch.streams.items() if not isinstance(v, Tensor)}
+        flat: Tensor = probe({"logits": (raw / float(batch["temperature"])).flatten(0, 1), "target": target.flatten(), **plain})
+        return flat.view(target.shape)
 
     def _objective(self, check: Check, cut: bool) -> None:
         """The loop's own objective on one minibatch, whole or row by row."""
@@ -515,6 +519,11 @@ class Case:
                 if _has(expected, key):
                     ours = found[f"reward_{name}"] if stream == "value" else found[stream] if stream in found else found[f"{name}_{stream}"]
                     compare_tree(check, key, ours, _within(expected, key))
+            return
+        if seat == "probe":
+            value = self._probed(node, self.inputs["logits"], batch)
+            for key in self.block.get("outputs") or {}:
+                check.compare(key, value, expected[key])
             return
         if seat == "reward":
             check.compare("rewards", batch["reward"] + node.coef * node(View(batch, node)), expected["rewards"])

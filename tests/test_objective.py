@@ -18,7 +18,7 @@ from rlent.world import merge
 RECIPES = {
     "grpo": ["recipe=grpo"],
     "clipcov": ["recipe=clipcov", "shape.clip_cov.fraction=0.1", "shape.clip_cov.low=0.1", "shape.clip_cov.high=2.0"],
-    "klcov": ["recipe=klcov", "regularize.kl_cov.fraction=0.1"],
+    "klcov": ["recipe=klcov", "regularize.kl_cov.fraction=0.1", "regularize.kl_cov.coef=1"],
     "erc": ["recipe=erc"],
     "erc+klcov": ["recipe=klcov", "shape=[erc]", "regularize.kl_cov.fraction=0.1"],
     "entropybonus": ["recipe=entropybonus", "regularize.entropy.coef=0.1"],
@@ -40,6 +40,8 @@ RECIPES = {
     ],
     "positivenll": ["recipe=positivenll"],
     "hapo": ["recipe=hapo"],
+    "lpreg": ["recipe=lpreg", "shape.lp_reg.rho_neg=0.3", "shape.lp_reg.rho_pos=0.2"],
+    "era": ["recipe=era", "shape.era.h_high=1.2"],
     "aent": ["recipe=aent", "control=[]", "regularize.aent.coef=0.1"],
     "hapo+redistribute": ["recipe=hapo", "shape=[hapo,hapo_redistribute]"],
     "clipcov+siren": [
@@ -59,7 +61,7 @@ def run(
     """Loss, gradients by live stream, and the record, for a cut into parts (lists of row positions)."""
     plan = load(overrides).plan
     objective = Objective(plan, aggregate=aggregate, length=16.0)
-    live = {k: batch[f"live_{k}"].clone().requires_grad_(True) for k in ("logp", "entropy", "nucleus_entropy", "clamped_entropy")}
+    live = {k.removeprefix("live_"): v.clone().requires_grad_(True) for k, v in batch.streams.items() if k.startswith("live_")}
     streams = {k: v for k, v in batch.streams.items() if not k.startswith("live_")}
     rows = Batch({**streams, **{f"now_{k}": v.detach() for k, v in live.items()}}, batch.row)
     rows = objective.shape(rows, "step")

@@ -34,3 +34,18 @@ def divergence(
         x = x.clamp(-20.0, 20.0)
         return (torch.expm1(x) - x).clamp(-10.0, 10.0)
     return x.abs()
+
+
+def clipped(
+    ratio: Float[Tensor, "*shape"],
+    adv: Float[Tensor, "*shape"],
+    low: float | Float[Tensor, "*shape"],
+    high: float | Float[Tensor, "*shape"],
+    dual: float | None = None,
+) -> Float[Tensor, "*shape"]:
+    """PPO's pessimistic surrogate max(-A r, -A clip(r, 1 - low, 1 + high)) per token, of any ratio and with any ranges.
+
+    `dual` bounds the loss of a token with negative advantage by -A dual; beyond it there is no gradient.
+    """
+    loss = torch.maximum(-adv * ratio, -adv * ratio.clamp(1 - low, 1 + high))
+    return loss if dual is None else torch.where(adv < 0, torch.minimum(loss, -adv * dual), loss)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rlent.math.group import group_sum
 from rlent.math.masked import row_mean
-from rlent.math.ratio import log_ratio
+from rlent.math.ratio import clipped, log_ratio
 from rlent.options import NonNegative, Positive, Share
 
 
@@ -90,7 +90,7 @@ def mean_ratio_surrogate(
 ) -> Float[Tensor, "B T"]:
     """PPO's clipped surrogate with one ratio per response, the mean of its tokens' ratios."""
     ratio = row_mean(log_ratio(logp, old_logp, clamp).exp(), mask)[:, None]
-    return torch.maximum(-adv * ratio, -adv * ratio.clamp(1 - low, 1 + high))
+    return clipped(ratio, adv, low, high)
 
 
 def _sides(reward: Tensor, group: Tensor, threshold: float) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rlent.math.ratio import log_ratio
+from rlent.math.ratio import clipped, log_ratio
 from rlent.options import AboveOne, NonNegative, Positive, Share
 
 
@@ -79,7 +79,4 @@ def adaptive_clip(
     """max(-A r, -A clip(r, 1 - low_t, 1 + high_t)) with the dual clip; low_t and high_t are the token's own (`ranges`)."""
     ratio = log_ratio(logp, old_logp, clamp).exp()
     down, up = ranges(hapo_score, low, high, alpha)
-    loss = torch.maximum(-adv * ratio, -adv * ratio.clamp(1 - down, 1 + up))
-    if dual is None:
-        return loss
-    return torch.where(adv < 0, torch.minimum(loss, -adv * dual), loss)
+    return clipped(ratio, adv, down, up, dual)

@@ -5,11 +5,10 @@ Seat:   loss.
 Checked against: verl `compute_policy_loss_vanilla`.
 """
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rlent.math.ratio import log_ratio
+from rlent.math.ratio import clipped, log_ratio
 from rlent.options import AboveOne, NonNegative, Positive, Share
 
 
@@ -27,8 +26,4 @@ def clipped_surrogate(
 
     `dual` bounds the loss of a token with negative advantage by -A dual; beyond it there is no gradient.
     """
-    ratio = log_ratio(logp, old_logp, clamp).exp()
-    loss = torch.maximum(-adv * ratio, -adv * ratio.clamp(1 - low, 1 + high))
-    if dual is None:
-        return loss
-    return torch.where(adv < 0, torch.minimum(loss, -adv * dual), loss)
+    return clipped(log_ratio(logp, old_logp, clamp).exp(), adv, low, high, dual)
