@@ -86,7 +86,9 @@ def entries(names: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[str, 
 
 
 def jobs_of(methods: Mapping[str, Mapping[str, Any]], seeds: Sequence[int]) -> list[Job]:
-    return [Job(name, seed, tuple(about.get("overrides") or ())) for seed in seeds for name, about in methods.items() if "skip" not in about]
+    return [
+        Job(name, seed, tuple(about.get("overrides") or ())) for seed in seeds for name, about in methods.items() if "skip" not in about
+    ]
 
 
 def training(job: Job, settings: Settings, out: Path) -> list[str]:
@@ -422,7 +424,10 @@ def main(
         out.mkdir(parents=True, exist_ok=True)
         if not kept.is_file():
             kept.write_text(json.dumps({"settings": asdict(settings), "version": __version__, "rows": [], "missing": {}}) + "\n")
-        print(f"{len(todo)} of {len(jobs)} jobs to do in {out}: {len(methods)} methods, {len(seeds)} seeds, {settings.steps} steps each", flush=True)
+        print(
+            f"{len(todo)} of {len(jobs)} jobs to do in {out}: {len(methods)} methods, {len(seeds)} seeds, {settings.steps} steps each",
+            flush=True,
+        )
         runner = Runner(out, settings, config_dirs, workers)
         with _signals(runner):
             runner.run(todo)

@@ -223,7 +223,15 @@ def arena(
         raise typer.BadParameter(f"{seeds!r}: whole numbers with commas between are accepted", param_hint="--seeds") from None
     sizes = {"steps": steps, "n": n, "k": pass_at_k, "problems": problems, "overrides": tuple(override or ()) or None}
     code = commands.arena(
-        recipes or [], out=out, seeds=numbers, sizes=sizes, quick=quick, workers=workers, table_only=table, as_json=as_json, config_dirs=config_dir or []
+        recipes or [],
+        out=out,
+        seeds=numbers,
+        sizes=sizes,
+        quick=quick,
+        workers=workers,
+        table_only=table,
+        as_json=as_json,
+        config_dirs=config_dir or [],
     )
     raise typer.Exit(code)
 

@@ -310,6 +310,7 @@ class Objective:
                     )
                 mask = mask & found["mask"].bool()
                 among = found["rows"] if "rows" in found else mask.any(1)  # the rows a sequence mean is taken over
+                among = torch.ones_like(among) if self.empty_rows and "rows" in found else among
                 counts = (int(among.sum()), int(mask.sum()))
             found = found["value"]
         if found.ndim == 0:  # already reduced; of a part, its share of the rows

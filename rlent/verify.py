@@ -7,10 +7,12 @@ a block:
     method:
       with: [loss=ppo_clip, loss.dual=null]     overrides of the recipe
       option_of_file: seat.node.option          its value is given to this option
+      option_of_file: {option: [path, path]}    its value is given to several
       option_of_file: {option: path, values: {theirs: ours}}
       option_of_file: {values: {theirs: [overrides]}}
       option_of_file: {option: path, shift: number}   its value plus the number
       option_of_file: {stream: name}            its value is a stream (with `option`: an option as well)
+      option_of_file: {argument: name}          with `method`: its value is given at each call
       inputs: {name_in_file: stream}            where the usual names do not fit; a list feeds several streams
       outputs: {name_in_file: stream}           further results to compare
       inputs: {name_in_file: {stream: name, values: {theirs: ours}}}   the same, translated value by value
@@ -220,7 +222,12 @@ class Case:
                 raise UsageError(f"{key}={value!r} is not among the values the card translates ({', '.join(table)})")
         if isinstance(rule, Mapping) and "shift" in rule and value is not None:
             value = value + rule["shift"]
+        if isinstance(rule, Mapping) and "argument" in rule:
+            self.arguments[rule["argument"]] = value
+            return []
         option = rule["option"] if isinstance(rule, Mapping) else rule
+        if isinstance(option, list):
+            return [f"{o}={_text(value)}" for o in option]
         if option == "objective.aggregate":
             self.verl_norm = value == "seq-mean-token-sum-norm"
             self.aggregate = AGGREGATES.get(value, value)
@@ -443,9 +450,9 @@ class Case:
             if name not in expected:
                 continue
             want = torch.tensor(expected[name], dtype=torch.float64)
-            for label, batch_, wanted in (("", found, want), ("rows turned round: ", again, want[order])):
+            for label, batch_, wanted in (("", found, want), ("rows turned round: ", again, want[order] if want.ndim else want)):
                 value = batch_[stream]
-                if wanted.ndim == 1 and value.ndim == 2:  # one number per response: on its first token
+                if wanted.ndim == 1 and isinstance(value, Tensor) and value.ndim == 2:  # one number per response: on its first token
                     some = batch_["mask"].any(1)
                     value, wanted = value[some, 0], wanted[some]
                 check.compare(f"{label}{name}", value, wanted)
@@ -461,6 +468,7 @@ class Case:
         each = self.block.get("each")
         if each:
             found = [fn(**{**inputs, each: x.item()}, **self.arguments) for x in inputs[each]]
+            found = [f if isinstance(f, Mapping) else {"value": f} for f in found]
             answer: Any = {k: torch.tensor([f[k] for f in found], dtype=torch.float64) for k in found[0]}
         else:
             answer = fn(**inputs, **self.arguments)
@@ -487,7 +495,8 @@ class Case:
             calls = calls or [{} for _ in items]
             for call, item in zip(calls, items, strict=True):
                 call |= item if isinstance(item, Mapping) else {name: item}
-        answers = [getattr(made, self.block["method"])(**call) for call in calls]
+        more = {} if "call" in self.block else self.arguments
+        answers = [getattr(made, self.block["method"])(**call, **more) for call in calls]
         expected = self.vector["outputs"]
         for name, key in (self.block.get("outputs") or {}).items():
             if _has(expected, name):

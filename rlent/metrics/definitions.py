@@ -249,6 +249,12 @@ _TABLE = [
         "mean -log p of all sampled tokens, those of discarded prompts included, as the engine reports it",
         "entropy on all prompts, estimated",
     ),
+    Metric(
+        "sampler/heat",
+        "temperature",
+        "temperature of the second rollout, where the sampler makes one",
+        "switching often: entropy is at the target; never: it is far from it",
+    ),
     Metric("sampler/correct", "share", "share of correct responses, those of discarded prompts included", "accuracy on all prompts"),
     # ---- selections ----
     Metric(

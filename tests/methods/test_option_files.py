@@ -86,7 +86,7 @@ def test_every_option_has_a_remark(file):
 def test_functions_read_known_streams(file):
     spec = node(file)
     target = locate(spec["_target_"])
-    made = {"logits", "target", "hidden", "ref_logp", "aer_difficulty", "forking_selected", "hapo_score"}
+    made = {"logits", "target", "hidden", "ref_logp", "aer_difficulty", "forking_selected", "hapo_score", "metrics"}
     probes = {f.stem for f in FILES if f.parent.name == "probe"}
     made |= {f"{when}_{name}" for when in ("old", "now") for name in probes} | probes
     reads = positional(target.__call__ if isinstance(target, type) else target)
@@ -211,6 +211,24 @@ NUMBERS = {
     "control.aer.share": 0.4,
     "control.aer.gain": 0.005,
     "control.aer.high": 0.05,
+    "control.entropic.target": 0.1,
+    "control.entropic.kp": 1.0,
+    "control.entropic.ki": 0.01,
+    "regularize.entropic.threshold": 0.95,
+    "control.adaptive_entropy.target": 0.2,
+    "control.adaptive_entropy.delta": 5e-3,
+    "control.adaptive_kl.target": 0.1,
+    "control.adaptive_kl.horizon": 10000,
+    "regularize.epo.low": 0.8,
+    "regularize.epo.high": 1.2,
+    "regularize.epo.cost": 0.1,
+    "regularize.epo.coef": 1e-3,
+    "shape.epo.epochs": 150,
+    "control.aepo.hot": 1.2,
+    "control.aepo.cold": 0.8,
+    "shape.aepo.most": 60,
+    "shape.aepo.threshold": 0.05,
+    "shape.dcpo.cap": 0.1,
 }
 
 

@@ -1,0 +1,86 @@
+"""A second, tempered rollout for some of the step's prompts: rows beside the group's own, in groups of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Annotated, ClassVar, Literal
+
+from rlent import noise
+from rlent.engine.base import Engine
+from rlent.mount import Node
+from rlent.options import Count, Positive, PositiveCount, Range, Share
+from rlent.sampling.group import Desk, GroupSampler, Source, rollout_batch
+from rlent.types import Batch, Problem, Verdict
+from rlent.world import merge
+
+
+class TemperedSampler(GroupSampler):
+    """`n` responses to each prompt, and `n` more at temperature `heat` for a share of them, whose `source` is `tempered`.
+
+    The tempered rows of a prompt are a group of their own, numbered after the others. `heat` is a knob.
+    """
+
+    turnable: ClassVar = ("heat",)
+
+    def __init__(
+        self,
+        *,
+        prompts: PositiveCount,
+        n: PositiveCount,
+        temperature: Positive,
+        top_p: Annotated[float, Range(0.0, 1.0, low_open=True)],
+        top_k: Count,
+        max_tokens: PositiveCount,
+        keep: Node | None,
+        rounds: PositiveCount,
+        share: Share,
+        heat: Positive,
+        which: Literal["first", "random"],
+    ) -> None:
+        if keep is not None:
+            raise ValueError("a tempered rollout goes with keep=null: the filter would drop the prompts it was made for")
+        super().__init__(
+            prompts=prompts, n=n, temperature=temperature, top_p=top_p, top_k=top_k, max_tokens=max_tokens, keep=keep, rounds=rounds
+        )
+        self.share, self.heat, self.which = share, heat, which
+
+    def __call__(
+        self, engine: Engine, data: Source, grade: Callable[[Sequence[str], Sequence[Problem]], list[Verdict]], desk: Desk
+    ) -> Batch:
+        """One step's rollouts, this rank's share, graded."""
+        tap = _Tap(data)
+        main = super().__call__(engine, tap, grade, desk)
+        count = int(len(tap.drawn) * self.share)
+        order = noise.permutation(len(tap.drawn), desk.seed, desk.step, "tempered") if self.which == "random" else range(len(tap.drawn))
+        chosen = [tap.drawn[i] for i in sorted(order[:count])]
+        mine, start = list(desk.world.share(chosen)), desk.world.share(range(count))
+        if not count:
+            return main
+        answers = self.respond(
+            engine,
+            desk.tokenizer,
+            mine,
+            n=self.n,
+            key=(desk.seed, desk.step, self.rounds),  # no round of the sampler has this number
+            template=desk.template,
+            entropy=True,
+            decoding=replace(self.decoding, temperature=self.heat),
+        )
+        verdicts = grade(answers.text, [answers.problem(i) for i in range(len(answers))])
+        first = len(tap.drawn) + (start[0] if len(start) else 0)
+        more = rollout_batch(answers, verdicts, first_group=first, scalars=desk.rows_are)
+        more["source"] = ["tempered"] * len(more)
+        desk.note("sampler/heat", self.heat)
+        return merge([main, more])
+
+
+class _Tap:
+    """A source of problems that remembers what was drawn."""
+
+    def __init__(self, data: Source) -> None:
+        self.data, self.drawn = data, list[Problem]()
+
+    def draw(self, count: int) -> list[Problem]:
+        self.drawn = self.data.draw(count)
+        return self.drawn
