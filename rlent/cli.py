@@ -109,6 +109,42 @@ def train(
     raise typer.Exit(code)
 
 
+@app.command()
+def fork(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The run folder to branch from; it may still be running.")],
+    at: Annotated[int, typer.Option("--at", metavar="N", min=0, help="A step whose checkpoint the run has kept.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="OVERRIDES", show_default=False, help="What the branches change; commas make one branch for each value."),
+    ] = None,
+    by_part: Annotated[
+        str | None,
+        typer.Option("--by-part", metavar="TOKENS,...", help="The artefact meter: each method on whole minibatches and part by part."),
+    ] = None,
+    out: Annotated[str | None, typer.Option(metavar="DIR", help="Where the branches go; otherwise RUN/forks/step_N.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Compose, check, print the branches, and stop.")] = False,
+    config_dir: ConfigDirs = None,
+) -> None:
+    """Branch from a checkpoint of a run, with a method for each branch.
+
+    Branches keep the weights, the optimizer's state, the prompts and the noise of their parent, so that only the method differs.
+    Each is a run folder that `train --resume`, `eval`, `fit` and `report` understand. The same command continues a fork that was
+    stopped. Train the parent with checkpoint.keep=1000 to have every checkpoint to choose from.
+
+    With --by-part each branch is made with parts of so many tokens, once as it is and once with its functions called part by part
+    (scope=part), as released code often does: how much of a method comes from the size of its micro-batches.
+
+    \b
+    Examples:
+      rlent fork outputs/mine --at 100 recipe=grpo,clipcov,klcov
+      rlent fork outputs/mine --at 100 recipe=klcov regularize.kl_cov.coef=0.5,1,2 trainer.steps=300
+      rlent fork outputs/mine --at 100 --by-part 512,2048 recipe=clipcov,klcov,steer,hapo,forking trainer.steps=200
+    """
+    from rlent import commands
+
+    raise typer.Exit(commands.fork(run, at, overrides or [], by_part=by_part, out=out, config_dirs=config_dir or [], dry_run=dry_run))
+
+
 @app.command("eval")
 def evaluate(
     arguments: Annotated[

@@ -56,6 +56,16 @@ def train(
     return _train(run)
 
 
+def fork(run: str, at: int, overrides: Sequence[str], *, by_part: str | None = None, **options: Any) -> int:
+    """Branch from a checkpoint of a run."""
+    from rlent import fork as forking
+
+    sizes = [word.strip() for word in (by_part or "").split(",") if word.strip()]
+    if not all(s.isdigit() and int(s) for s in sizes):
+        raise UsageError(f"--by-part takes numbers of tokens separated by commas (512,2048), found '{by_part}'")
+    return forking.main(run, at, overrides, by_part=[int(s) for s in sizes], **options)
+
+
 def _saved_scale(place: str) -> dict[str, Any]:
     """The scale block of a run; empty if there is no run, which `Run.resume` explains."""
     from rlent.folder import RunFolder

@@ -51,6 +51,14 @@ def launch(arguments: Sequence[str], ranks: int) -> int:
         return _wait(processes)
 
 
+def child(arguments: Sequence[str]) -> int:
+    """Run `rlent ARGUMENTS` as a process of its own and wait for it, however long it takes to end after a Ctrl-C; returns its exit code."""
+    process = subprocess.Popen([sys.executable, "-m", "rlent", *arguments], start_new_session=True)
+    with _passing_on([process]):
+        code = process.wait()
+    return code if code >= 0 else 128 - code
+
+
 def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> int:
     failed: tuple[int, int] | None = None
     deadline = float("inf")
@@ -85,7 +93,10 @@ def _passing_on(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
             if p.poll() is None:
                 p.send_signal(number)
 
-    before = {s: signal.signal(s, pass_on) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        before = {s: signal.signal(s, pass_on) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread
+        before = {}
     try:
         yield
     finally:

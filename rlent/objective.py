@@ -228,7 +228,8 @@ class Objective:
             elif key == "mask":
                 if live:
                     raise RlentError(
-                        f"{node.path} changes the mask inside the update, where denominators are already fixed; let it read now_ streams instead"
+                        f"{node.path} changes the mask inside the update, where denominators are already fixed; "
+                        + ("with scope=part let it return a weight" if node.scope == "part" else "let it read now_ streams instead")
                     )
                 changed["loss_mask"] = batch["loss_mask"] & value.bool()
                 effect = effect | (changed["loss_mask"] != batch["loss_mask"])
@@ -353,8 +354,9 @@ class Objective:
         value = torch.zeros((), dtype=coef.dtype)
         node = self.plan.loss
         with torch.enable_grad():
-            if node is not None and node.when != "minibatch":
-                matrix = self._masked(node(View(part, node, leaves, index)), part["mask"])
+            if node is not None and (node.when != "minibatch" or node.scope == "part"):
+                streams = {**leaves, **({f"now_{k}": v for k, v in leaves.items()} if node.scope == "part" else {})}
+                matrix = self._masked(node(View(part, node, streams, index)), part["mask"])
                 record["pull"] = -torch.stack([_gradient(matrix.sum(), leaves[x]) for x in self._pulled]).sum(0)
                 record["loss"] = matrix
                 record["term:policy"] = share = self._gated(matrix, part["gate"]) * part["weight"] * coef
@@ -385,7 +387,7 @@ class Objective:
         for node in self.plan.nodes["shape"]:
             if self.plan.lifted and node.when == "live":
                 continue
-            if node.when == "live" or (node.when == "minibatch" and node.scope == "part"):
+            if node.when == "live" or node.scope == "part":
                 streams: dict[str, Any] = {k: v.detach() for k, v in leaves.items()}
                 if node.scope == "part":
                     streams |= {f"now_{k}": v for k, v in streams.items()}

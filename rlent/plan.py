@@ -225,8 +225,8 @@ class Plan:
                     out.append(f"{node.path}: on the logits, chunk by chunk")
                     continue
                 lifted = self.lifted and node.seat == "shape" and node.when == "live"
-                scope = ", part by part as the authors do" if node.scope == "part" and node.when == "minibatch" else ""
-                when = {"step": "once a step", "minibatch": "once a minibatch", "live": "inside the update"}[node.when]
+                scope = ", part by part" if node.scope == "part" and node.when != "live" else ""
+                when = {"step": "once a step", "minibatch": "once a minibatch", "live": "inside the update"}["live" if scope else node.when]
                 out.append(f"{node.path}: {'once a minibatch (lifted)' if lifted else when}{scope}; reads {', '.join(node.reads)}")
         return out
 

@@ -383,3 +383,31 @@ def differences(config: Mapping[str, Any]) -> list[str]:
             continue
         lines.append(f"{key}: {base.get(key, '-')} -> {mine.get(key, '-')}")
     return lines
+
+
+def contrast(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    """Two recipes' differences in a few lines: functions that go and come, by place, then values that change, `key: theirs -> ours`."""
+    one, other = ({k: v for k, v in _flat(c).items() if not k.startswith(("card.", "run.")) and ".card." not in k} for c in (theirs, ours))
+    places = [{k.removesuffix("._target_"): v for k, v in c.items() if k.endswith("._target_")} for c in (one, other)]
+    gone = [p for p in places[0] if p not in places[1]]
+    came = [p for p in places[1] if p not in places[0]]
+    swapped = [p for p in places[0] if p in places[1] and places[0][p] != places[1][p]]
+    lines = []
+    if gone:
+        lines.append(f"without {', '.join(gone)}")
+    if came:
+        lines.append(f"with {', '.join(_said(p, other) for p in came)}")
+    lines += [f"{p}: {places[0][p].rpartition('.')[2]} -> {_said(p, other)}" for p in swapped]
+    covered = tuple(f"{p}." for p in (*gone, *came, *swapped))
+    for key in sorted({*one, *other}):
+        values = [c.get(key, "-") for c in (one, other)]
+        if values[0] != values[1] and not key.startswith(covered) and values not in (["-", {}], [{}, "-"]):
+            lines.append(f"{key}: {values[0]} -> {values[1]}")
+    return lines
+
+
+def _said(place: str, config: Mapping[str, Any]) -> str:
+    """`shape.clip_cov(fraction=0.02, low=1.0)`"""
+    options = {k.removeprefix(f"{place}."): v for k, v in config.items() if k.startswith(f"{place}.") and not k.endswith("_target_")}
+    name = place if "." in place else str(config.get(f"{place}._target_", place)).rpartition(".")[2]
+    return f"{name}({', '.join(f'{k}={v}' for k, v in options.items())})"

@@ -221,7 +221,7 @@ class Run:
                 config=config,
                 differences=differences(config),
                 plan=recipe.plan.lines(),
-                about={k: about[k] for k in ("id", "name", "overrides", "config_dirs", "data")},
+                about={k: v for k, v in about.items() if k not in ("command", "resume", "versions")},
             )
         run.tracker.start(config=config, tags=[recipe.name, *recipe["run"]["tags"]], resume_step=run.done)
         folder.status("running", run.done)

@@ -10,8 +10,6 @@ import hashlib
 import json
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,9 +20,11 @@ from hydra._internal.utils import create_config_search_path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from rlent import launch
 from rlent.errors import RecipeError, UsageError
 from rlent.recipe import groups, load, parse, recipes_dir
 
+_LONGEST = 160  # letters of a folder's name; file systems take 255
 _ENV_DIRS = "RLENT_SWEEP_CONFIG_DIRS"
 
 
@@ -38,7 +38,8 @@ def jobs(overrides: Sequence[str]) -> list[list[str]]:
 def job_name(job: Sequence[str], fixed: Sequence[str]) -> str:
     """What tells a job from its sisters: `recipe=clipcov,seed=1`."""
     own = [o.lstrip("+~") for o in job if o not in fixed] or ["job"]
-    return re.sub(r"[^A-Za-z0-9_.,=+-]+", "_", ",".join(own))
+    name = re.sub(r"[^A-Za-z0-9_.,=+-]+", "_", ",".join(own))
+    return name if len(name) <= _LONGEST else f"{name[:_LONGEST]}-{hashlib.blake2b(name.encode(), digest_size=4).hexdigest()}"
 
 
 def run(overrides: Sequence[str], config_dirs: Sequence[str] = (), *, dry_run: bool = False) -> int:
@@ -114,10 +115,12 @@ def _job(config: DictConfig) -> Any:
     if now == "finished":
         return 0
     dirs = [argument for d in json.loads(os.environ.get(_ENV_DIRS, "[]")) for argument in ("--config-dir", d)]
-    command = [sys.executable, "-m", "rlent", "train", *dirs]
-    command += ["--resume", str(folder)] if now != "new" else [*plain, f"run.dir={_quote(str(folder))}"]
+    more = ["--resume", str(folder)] if now != "new" else [*plain, f"run.dir={_quote(str(folder))}"]
     print(f"--- {name}", flush=True)
-    return subprocess.run(command, check=False).returncode
+    code = launch.child(["train", *dirs, *more])
+    if code == 130:  # a Ctrl-C is for the sweep, too; the same command continues it
+        raise KeyboardInterrupt
+    return code
 
 
 def _is_hydra(key: str) -> bool:
