@@ -155,6 +155,11 @@ class Actor:
         """`logp`, `entropy` and the second moment of given rows under the current policy (the entropy ledger)."""
         return self._forward(self.policy, batch, self._parts(batch), entropy=True, probes={"second": second_moment})
 
+    def watch(self, minibatch: Minibatch) -> dict[str, Tensor]:
+        """`logp`, `entropy`, the second moment and the probes of a minibatch before its update, whatever the plan needs; for a kept step."""
+        probes = {"second": second_moment, **self.probes(self.plan.live | self.plan.now)}
+        return self._forward(self.policy, minibatch.batch, minibatch.parts, entropy=True, probes=probes)
+
     # ---- the forward with gradient, and the step ------------------------------------------------------------------
 
     def __call__(self, part: Batch) -> dict[str, Tensor]:

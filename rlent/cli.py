@@ -63,6 +63,21 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="OVERRIDES", show_default=False, help="key=value, group=option, +group=option, ~key")
 ]
 
+PromptField = Annotated[
+    str | None, typer.Option("--prompt-field", metavar="FIELD", help="The prompt's field in a file (dots reach inside).")
+]
+ResponseField = Annotated[str | None, typer.Option("--response-field", metavar="FIELD", help="The response's field.")]
+RewardField = Annotated[str | None, typer.Option("--reward-field", metavar="FIELD", help="The reward's field.")]
+GroupField = Annotated[
+    str | None, typer.Option("--group-field", metavar="FIELD", help="What responses to one prompt share; otherwise the prompt.")
+]
+TemplateName = Annotated[
+    str, typer.Option("--template", metavar="NAME", help="How a file's prompts are put to the model: none, chat, r1, ...")
+]
+CorrectAbove = Annotated[
+    float, typer.Option("--correct-above", metavar="R", help="A response of a file is correct if its reward is above this.")
+]
+
 
 def _version(wanted: bool) -> None:
     if wanted:
@@ -266,6 +281,59 @@ def arena(
         quick=quick,
         workers=workers,
         table_only=table,
+        as_json=as_json,
+        config_dirs=config_dir or [],
+    )
+    raise typer.Exit(code)
+
+
+@app.command("replay")
+def replay_(
+    batch: Annotated[str, typer.Argument(metavar="BATCH", help="A run folder, a kept batch of it, or a file of responses (with --model).")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="recipe=A,B,... OVERRIDES", show_default=False, help="The methods, and overrides of their recipes."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="PATH|RUN", help="Compute log-probs, entropies, probes and parameter gradients with this model.")
+    ] = None,
+    step: Annotated[int | None, typer.Option(metavar="N", help="Which of the run's kept steps; otherwise the last one.")] = None,
+    prompt_field: PromptField = None,
+    response_field: ResponseField = None,
+    reward_field: RewardField = None,
+    group_field: GroupField = None,
+    template: TemplateName = "none",
+    correct_above: CorrectAbove = 0.0,
+    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="The first N rows of a file.")] = None,
+    out: Annotated[str | None, typer.Option(metavar="FILE", help="Also write the JSON to this file.")] = None,
+    as_json: AsJson = False,
+    config_dir: ConfigDirs = None,
+) -> None:
+    """Replay one batch with several methods: what each selects, clips and reweights, and where its gradient points.
+
+    `track.keep_batches=N` makes a run keep every N-th step's batch with what its updates saw, so that ratios and clips are those of the run.
+    Files of verl, TRL and prime-rl are read as they are. A method whose streams are missing says so, and the others go on.
+
+    \b
+    Examples:
+      rlent train recipe=grpo track.keep_batches=10 trainer.steps=20 run.dir=outputs/mine
+      rlent replay outputs/mine recipe=clipcov,klcov,erc
+      rlent replay outputs/mine/batches/step_000010.safetensors recipe=clipcov shape.clip_cov.fraction=0.05 --json
+      rlent replay outputs/mine recipe=siren,klcov --model outputs/mine
+      rlent replay rollouts/120.jsonl recipe=clipcov --model path/to/model
+    """
+    from rlent import commands
+
+    code = commands.replay(
+        batch,
+        overrides or [],
+        model=model,
+        step=step,
+        fields=(prompt_field, response_field, reward_field, group_field),
+        template=template,
+        correct_above=correct_above,
+        limit=limit,
+        out=out,
         as_json=as_json,
         config_dirs=config_dir or [],
     )

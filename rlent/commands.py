@@ -259,3 +259,11 @@ def arena(names: Sequence[str], *, sizes: Mapping[str, Any], quick: bool = False
 
     settings = replace(ground.QUICK if quick else ground.Settings(), **{k: v for k, v in sizes.items() if v is not None})
     return ground.main(names, settings=settings, quick=quick, **options)
+
+
+def replay(place: str, arguments: Sequence[str], *, fields: Sequence[str | None] = (None,) * 4, **options: Any) -> int:
+    """Several methods on one frozen batch."""
+    from rlent.analysis.command import main
+    from rlent.analysis.dumps import Fields
+
+    return main(place, arguments, fields=Fields(*fields), **options)

@@ -39,7 +39,7 @@ from rlent.sampling.draw import Decoding, stop_tokens
 from rlent.sampling.group import GroupSampler
 from rlent.track import Tracker
 from rlent.types import Batch, Problem, Verdict
-from rlent.world import World
+from rlent.world import World, merge
 
 hf_logging.disable_progress_bar()
 
@@ -93,10 +93,10 @@ class Run:
         _ = self.source.train  # what is wrong with the data is said before weights are loaded
         updates = int(config["trainer"]["minibatches"]) * int(config["trainer"]["epochs"])
         self.policy = Policy.load(
-            **_loading(config["model"], config["scale"]), optim=config["optim"], steps=self.total, updates_per_step=updates
+            **loading(config["model"], config["scale"]), optim=config["optim"], steps=self.total, updates_per_step=updates
         )
         models = {
-            name: Policy.load(**_loading({**config["model"], **spec}, config["scale"]))
+            name: Policy.load(**loading({**config["model"], **spec}, config["scale"]))
             for name, spec in (config.get("models") or {}).items()
             if name in self.plan.models
         }
@@ -112,25 +112,8 @@ class Run:
         self.sampler: GroupSampler = build(config["sampler"])
         for node in self.plan.nodes["sampler"]:
             node.fn = self.sampler
-        trainer, shape = config["trainer"], config["objective"]
-        self.actor = Actor(
-            self.policy,
-            self.plan,
-            models,
-            world,
-            temperature=float(config["sampler"]["temperature"]),
-            minibatches=int(trainer["minibatches"]),
-            epochs=int(trainer["epochs"]),
-            tokens_per_part=int(trainer["tokens_per_part"]),
-            seed=self.seed,
-        )
-        self.objective = objective.Objective(
-            self.plan,
-            aggregate=shape["aggregate"],
-            length=float(shape["length"] or config["sampler"]["max_tokens"]),
-            empty_rows=bool(shape["empty_rows"]),
-            world=world,
-        )
+        self.actor = make_actor(recipe, self.policy, models, world)
+        self.objective = make_objective(recipe, world)
         self.knobs = Knobs(self.plan.knobs())
         rows = int(config["track"]["ledger"]["rows"])
         self.ledger = EntropyLedger() if rows else None
@@ -146,6 +129,7 @@ class Run:
         self._texts: dict[int, str] = {}
         self.alarms = Alarms()
         self.law = LiveLaw(config)
+        self.kept: frozen.Kept | None = None
 
     # ---- beginnings and ends ------------------------------------------------------------------------------------
 
@@ -308,18 +292,23 @@ class Run:
 
     def sample(self, step: int) -> Batch:
         """Draw, generate, grade, keep."""
+        self.kept = frozen.Kept(self._memory(), self.knobs.turned) if self._keeps(step) else None
         with self.clock.lap("sample"):
             batch = self.sampler(self.engine, self.data, self.grade, self)
             self._resting.enter_context(self.engine.idle())  # until `publish`
         self.clock.seconds["sample"] -= self.clock.seconds.get("grade", 0.0)
+        self._current = batch = self.derive(batch)
+        return batch
+
+    def derive(self, batch: Batch) -> Batch:
+        """The streams that are made from a sample only if some function reads them (a kept batch always has its `pieces`)."""
         read = {s for members in self.plan.nodes.values() for n in members for s in n.reads}
         if "answer_id" in read:
             batch["answer_id"] = answer_ids(batch, getattr(self.grader, "equal", None))
         if "same" in read:
             batch["same"] = equalities(batch, getattr(self.grader, "equal", None))
-        if "pieces" in read:
+        if "pieces" in read or self.kept is not None:
             batch["pieces"] = [self._pieces(t[:n]) for t, n in zip(batch["tokens"].tolist(), batch["length"].tolist(), strict=True)]
-        self._current = batch
         return batch
 
     def _pieces(self, tokens: Sequence[int]) -> list[str]:
@@ -333,6 +322,9 @@ class Run:
         with self.clock.lap("look_back"):
             batch = self.actor.look_back(batch)
             self._begin_ledger(batch)
+        if self.kept is not None:
+            with self.clock.lap("keep"):
+                self.kept.before = self.actor.measure(batch)
         return batch
 
     def reward(self, batch: Batch) -> Any:
@@ -352,6 +344,8 @@ class Run:
                 self.knobs.apply(node, found.get("value", found))
             else:
                 self.knobs.apply(node, node(streams))
+        if self.kept is not None:
+            self.kept.turned(self.knobs.turned)
 
     def shape(self, batch: Batch, at: str) -> Batch:
         with self.clock.lap("shape"):
@@ -362,6 +356,9 @@ class Run:
         return self.actor.split(batch)
 
     def now(self, minibatch: Minibatch) -> Minibatch:
+        if self.kept is not None:
+            with self.clock.lap("keep"):
+                self.kept.see(minibatch.batch, self.actor.watch(minibatch))
         with self.clock.lap("now"):
             return self.actor.now(minibatch)
 
@@ -445,16 +442,29 @@ class Run:
             with self.clock.lap("eval"):
                 metrics = {**metrics, **self.evaluate()}
         metrics = {**metrics, **self.law.see(metrics)}
+        self._keep(step)
         seconds = self.clock.clear()
         if self.world.leads:
             self.tracker.step(step, metrics, seconds=seconds, total=self.total, samples=self._samples(scored))
-            keep = config["track"]["keep_batches"]
-            if keep and step % keep == 0:
-                frozen.save(self._current, self.folder.path / "batches" / f"step_{step:06d}.safetensors")
         self.done = step
         saving = config["checkpoint"]["every"]
         if step == self.total or (saving and step % saving == 0):
             self._save()
+
+    def _keeps(self, step: int) -> bool:
+        every = int(self.recipe["track"]["keep_batches"])
+        return every > 0 and step % every == 0
+
+    def _keep(self, step: int) -> None:
+        """Save the step's batch, all ranks' rows, with what its updates saw and did."""
+        if self.kept is None:
+            return
+        with self.clock.lap("keep"):
+            after = self.actor.measure(self._current)
+            shares = self.world.gather(self.kept.finish(self._current, self.meter.records, after, self.actor.epochs))
+            if shares is not None:
+                frozen.save(merge(shares) if len(shares) > 1 else shares[0], self.folder.path / "batches" / frozen.file_name(step))
+        self.kept = None
 
     def evaluate(self) -> dict[str, float]:
         """pass@k of the current policy on held-out problems."""
@@ -502,6 +512,10 @@ class Run:
 
     # ---- state ----------------------------------------------------------------------------------------------------
 
+    def _memory(self) -> dict[str, Any]:
+        """What the recipe's functions remember, by path."""
+        return {path: fn.state_dict() for path, fn in self._stateful().items()}
+
     def _stateful(self) -> dict[str, Any]:
         return {
             node.path: node.fn
@@ -519,7 +533,7 @@ class Run:
                 "step": self.done,
                 "cursor": self.data.cursor,
                 "knobs": self.knobs.state_dict(),
-                "functions": {path: fn.state_dict() for path, fn in self._stateful().items()},
+                "functions": self._memory(),
                 "ledger": self.ledger.state_dict() if self.ledger else None,
                 "alarms": self.alarms.state_dict(),
                 "law": self.law.state_dict(),
@@ -556,6 +570,34 @@ class Run:
             return None
         path = self.folder.path / "batches" / f"failed_step_{self.step:06d}_rank{self.world.rank}.safetensors"
         return frozen.save(batch, path)
+
+
+def make_actor(recipe: Recipe, policy: Policy, models: Mapping[str, Policy], world: World, kind: type[Actor] = Actor) -> Actor:
+    """The actor of a recipe: how its policy goes over a batch."""
+    trainer = recipe["trainer"]
+    return kind(
+        policy,
+        recipe.plan,
+        models,
+        world,
+        temperature=float(recipe["sampler"]["temperature"]),
+        minibatches=int(trainer["minibatches"]),
+        epochs=int(trainer["epochs"]),
+        tokens_per_part=int(trainer["tokens_per_part"]),
+        seed=int(recipe["seed"]),
+    )
+
+
+def make_objective(recipe: Recipe, world: World) -> objective.Objective:
+    """The objective of a recipe."""
+    shape = recipe["objective"]
+    return objective.Objective(
+        recipe.plan,
+        aggregate=shape["aggregate"],
+        length=float(shape["length"] or recipe["sampler"]["max_tokens"]),
+        empty_rows=bool(shape["empty_rows"]),
+        world=world,
+    )
 
 
 def answer_ids(batch: Batch, equal: Callable[[str, str], bool] | None) -> Tensor:
@@ -602,7 +644,7 @@ def _threads(scale: Mapping[str, Any]) -> None:
         torch.set_num_threads(int(scale["threads"]))
 
 
-def _loading(model: Mapping[str, Any], scale: Mapping[str, Any]) -> dict[str, Any]:
+def loading(model: Mapping[str, Any], scale: Mapping[str, Any]) -> dict[str, Any]:
     """How a policy is loaded: the options of `Policy.load` in the blocks `model` and `scale`."""
     known = {k: model[k] for k in ("path", "dtype", "attn", "revision", "trust_remote_code") if k in model}
     known |= {"device": scale["device"], "recompute": scale["recompute"]}

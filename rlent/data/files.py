@@ -34,7 +34,7 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
 
 _SHOWN = 5
 _HELD_OUT_SHARE = 10
-_MISSING = object()
+MISSING = object()
 _LISTED = re.compile(r"\s*\[\s*\"")
 
 Duplicates = Literal["keep", "drop"]
@@ -93,7 +93,7 @@ def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
         raise DataError(f"{path}: not a Parquet file that can be read ({error})") from None
 
 
-def _rows(path: Path) -> Iterator[tuple[int, Any]]:
+def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
     """Rows with their number from 1 (in JSON lines, the line)."""
     readers = {".jsonl": _json_lines, ".jsonl.gz": _json_lines, ".json": _json_list, ".parquet": _parquet}
     kind = next((suffix for suffix in SUFFIXES if path.name.endswith(suffix)), None)
@@ -112,13 +112,13 @@ def _rows(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def field_at(row: Mapping[str, Any], field: str) -> Any:
-    """The value at a dotted path, where a field whose own name has the dots comes first; `_MISSING` if there is none."""
+    """The value at a dotted path, where a field whose own name has the dots comes first; `MISSING` if there is none."""
     if field in row:
         return row[field]
     value: Any = row
     for part in field.split("."):
         if not isinstance(value, Mapping) or part not in value:
-            return _MISSING
+            return MISSING
         value = value[part]
     return value
 
@@ -128,7 +128,7 @@ def _find(row: Mapping[str, Any], field: Field, usual: tuple[str, ...], what: st
     names = usual if field == AUTO else (field,) if isinstance(field, str) else tuple(field)
     for name in names:
         value = field_at(row, name)
-        if value is not _MISSING and not (len(names) > 1 and value is None):
+        if value is not MISSING and not (len(names) > 1 and value is None):
             return name, value
     there = ", ".join(map(str, row)) or "none"
     if len(names) > 1:
@@ -264,7 +264,7 @@ def load_file(
     path = Path(path).expanduser()
     name = name or path.name.split(".")[0]
     return _collect(
-        _rows(path), where=str(path), prompt_field=prompt_field, answer_field=answer_field, id_field=id_field, limit=limit, name=name
+        read_rows(path), where=str(path), prompt_field=prompt_field, answer_field=answer_field, id_field=id_field, limit=limit, name=name
     )
 
 

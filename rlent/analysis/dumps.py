@@ -1,0 +1,250 @@
+"""Responses that somebody else sampled: files of prompts, responses and rewards, read as they are.
+
+A row is recognised by its fields (dotted paths reach inside):
+
+    verl        trainer.rollout_data_dir: input, output, score, gts, step
+    TRL         completions/*.parquet of log_completions: prompt, completion, one column for each reward function, advantage, step
+    prime-rl    verifiers' rollouts: example_id, prompt, completion (texts or messages), reward, trajectory[0].tokens with ids and log-probs
+    rlent       eval's responses.jsonl, samples.jsonl: prompt, response, correct or reward
+
+Anything else is read once its fields are named. Texts are encoded again, so token boundaries may differ from those that were sampled;
+where token ids are in the file, they are used. A response that is not marked as cut gets the end-of-text token if it has none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlent.data.files import MISSING, BadRowError, field_at, read_rows
+from rlent.data.templates import encode_prompt
+from rlent.errors import DataError, did_you_mean
+from rlent.sampling.draw import problem_key
+from rlent.types import Batch, Problem
+
+PROMPT = ("prompt", "input", "problem", "question", "query")
+RESPONSE = ("response", "completion", "output", "generation", "text")
+REWARD = ("reward", "score", "correct", "acc", "accuracy")
+GROUP = ("example_id", "prompt_id", "problem_id", "problem", "uid")
+GOLD = ("gold", "gts", "answer", "ground_truth", "reward_model.ground_truth", "solution")
+CUT = ("is_truncated", "truncated")
+_SHOWN = 5
+_NUMBERS = frozenset({"step", "advantage", "advantages", "length", "tokens", "nll", "entropy", "sample", "index", "seconds"})
+"""Numeric columns of a TRL table that are no rewards."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """Names of the fields (dotted paths); None where they are to be found."""
+
+    prompt: str | None = None
+    response: str | None = None
+    reward: str | None = None
+    group: str | None = None
+
+
+@dataclass(slots=True)
+class Row:
+    """One response. `prompt_ids` and `response_ids` where the file has them; `logp` those of the sampler."""
+
+    prompt: str
+    response: str
+    reward: float
+    group: str
+    messages: list[dict[str, Any]] = field(default_factory=list)
+    gold: Any = None
+    prompt_ids: list[int] | None = None
+    response_ids: list[int] | None = None
+    logp: list[float] | None = None
+    cut: bool = False
+
+
+def read(path: Path, fields: Fields | None = None, limit: int | None = None) -> list[Row]:
+    """The rows of a .jsonl, .jsonl.gz, .json or .parquet file.
+
+    Raises:
+        DataError: there is no such file, or rows cannot be used: which, why, and the option that names a field.
+    """
+    fields = fields or Fields()
+    rows: list[Row] = []
+    bad: list[str] = []
+    count = 0
+    for number, raw in read_rows(path):
+        if limit is not None and count == limit:
+            break
+        count += 1
+        try:
+            rows.append(_row(raw, fields))
+        except BadRowError as reason:
+            bad.append(f"row {number}: {reason}")
+    if bad:
+        more = [f"and {len(bad) - _SHOWN} more"] if len(bad) > _SHOWN else []
+        raise DataError(f"{path}: {len(bad)} of {count} rows cannot be used" + "".join(f"\n  {line}" for line in [*bad[:_SHOWN], *more]))
+    if not rows:
+        raise DataError(f"{path}: there are no rows")
+    return rows
+
+
+def _row(raw: Any, fields: Fields) -> Row:
+    if isinstance(raw, BadRowError):
+        raise raw
+    if not isinstance(raw, Mapping):
+        raise BadRowError(f"a {type(raw).__name__}, and an object with fields is wanted")
+    prompt_name, prompt = _take(raw, fields.prompt, PROMPT, "prompt")
+    _, response = _take(raw, fields.response, RESPONSE, "response")
+    messages = _messages(prompt) if isinstance(prompt, list) else []
+    if messages:
+        asked = [m["content"] for m in messages if m["role"] == "user"]
+        prompt = asked[-1] if asked else ""
+    if isinstance(response, list):
+        said = [m["content"] for m in _messages(response) if m["role"] == "assistant"]
+        if len(said) != 1:
+            raise BadRowError(f"the response has {len(said)} turns of the assistant, and one is wanted")
+        response = said[0]
+    for name, value in (("prompt", prompt), ("response", response)):
+        if not isinstance(value, str):
+            raise BadRowError(f"the {name} is a {type(value).__name__}, and a text or messages are wanted")
+    key = _optional(raw, fields.group, tuple(g for g in GROUP if g != prompt_name), "group")
+    tokens = _tokens(raw)
+    return Row(
+        prompt=prompt,
+        response=response,
+        reward=_reward(raw, fields.reward),
+        group=f"{raw.get('step', '')}|{prompt if key is None else key}|{prompt}",
+        messages=messages,
+        gold=_optional(raw, None, GOLD, "gold"),
+        prompt_ids=tokens.get("prompt_ids"),
+        response_ids=tokens.get("completion_ids"),
+        logp=tokens.get("completion_logprobs"),
+        cut=bool(_optional(raw, None, CUT, "cut") or raw.get("finish") == "length" or raw.get("finish_reason") == "length"),
+    )
+
+
+def _at(raw: Mapping[str, Any], name: str) -> Any:
+    value = field_at(raw, name)
+    return None if value is MISSING else value
+
+
+def _take(raw: Mapping[str, Any], name: str | None, usual: Sequence[str], what: str) -> tuple[str, Any]:
+    for candidate in (name,) if name else usual:
+        value = _at(raw, candidate)
+        if value is not None:
+            return candidate, value
+    there = ", ".join(map(str, raw)) or "none"
+    if name:
+        raise BadRowError(f"no field '{name}'{did_you_mean(name, map(str, raw))} (fields: {there})")
+    raise BadRowError(f"no {what}: none of {', '.join(usual)} is a field (fields: {there}); name it with --{what}-field")
+
+
+def _optional(raw: Mapping[str, Any], name: str | None, usual: Sequence[str], what: str) -> Any:
+    if name:
+        return _take(raw, name, usual, what)[1]
+    return next((v for v in (_at(raw, u) for u in usual) if v is not None), None)
+
+
+def _reward(raw: Mapping[str, Any], name: str | None) -> float:
+    """The reward of a row: a field, or the sum of the columns that TRL makes of its reward functions."""
+    found = _optional(raw, name, REWARD, "reward")
+    if found is None and "completion" in raw:
+        columns = [v for k, v in raw.items() if k not in _NUMBERS and isinstance(v, int | float)]
+        found = sum(columns) if columns else None
+    if not isinstance(found, int | float) or not math.isfinite(found):
+        there = ", ".join(map(str, raw))
+        why = "no reward" if found is None else f"the reward is {found!r}"
+        raise BadRowError(f"{why}: a number is wanted in {', '.join(REWARD)} (fields: {there}); name it with --reward-field")
+    return float(found)
+
+
+def _messages(value: list[Any]) -> list[dict[str, Any]]:
+    for turn in value:
+        if not isinstance(turn, Mapping) or not isinstance(turn.get("role"), str) or not isinstance(turn.get("content"), str):
+            raise BadRowError("a list, but not of messages with a role and a text content")
+    return [{"role": t["role"], "content": t["content"]} for t in value]
+
+
+def _tokens(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Token ids and log-probs of a rollout with one turn, as verifiers keeps them."""
+    steps = raw.get("trajectory")
+    if not isinstance(steps, list) or len(steps) != 1 or not isinstance(steps[0], Mapping):
+        return {}
+    tokens = steps[0].get("tokens")
+    if not isinstance(tokens, Mapping) or not tokens.get("prompt_ids") or not tokens.get("completion_ids"):
+        return {}
+    return {k: list(tokens[k]) for k in ("prompt_ids", "completion_ids", "completion_logprobs") if tokens.get(k)}
+
+
+def to_batch(
+    rows: Sequence[Row], tokenizer: Any, scalars: Mapping[str, Any], *, template: str = "none", correct_above: float = 0.0
+) -> Batch:
+    """The rows as a step's batch: the streams that exist after sampling, and `reward` as the file gives it.
+
+    Responses to one prompt are a group, in the order of the file. `correct` is reward above `correct_above`.
+
+    Raises:
+        DataError: a prompt or response that the tokenizer cannot spell.
+    """
+    groups: dict[str, int] = {}
+    order = sorted(range(len(rows)), key=lambda i: groups.setdefault(rows[i].group, len(groups)))
+    rows = [rows[i] for i in order]
+    problems = [Problem(r.group, r.prompt, r.gold, {"messages": r.messages} if r.messages else {}, "file") for r in rows]
+    group = [groups[r.group] for r in rows]
+    seen: Counter[int] = Counter()
+    sample = []
+    for g in group:
+        sample.append(seen[g])
+        seen[g] += 1
+    prompts = [r.prompt_ids or encode_prompt(tokenizer, p, template) for r, p in zip(rows, problems, strict=True)]
+    tokens = [_response_ids(r, tokenizer) for r in rows]
+    for row, ids in zip(rows, tokens, strict=True):
+        spelt = len(tokenizer.decode([t for t in ids if t != getattr(tokenizer, "unk_token_id", None)], skip_special_tokens=True))
+        if row.response_ids is None and 2 * spelt < len(row.response):
+            raise DataError(f"the tokenizer has no tokens for most of the response {row.response[:60]!r}; name the model that wrote it")
+    lengths = torch.tensor([len(t) for t in tokens])
+    width = max(int(lengths.max()), 1)
+    padded = torch.zeros((len(rows), width), dtype=torch.long)
+    sampled = torch.zeros((len(rows), width))
+    for i, (row, ids) in enumerate(zip(rows, tokens, strict=True)):
+        padded[i, : len(ids)] = torch.tensor(ids, dtype=torch.long)
+        if row.logp is not None:
+            sampled[i, : len(row.logp)] = torch.tensor(row.logp)
+    rewards = torch.tensor([r.reward for r in rows])
+    correct = rewards > correct_above
+    streams: dict[str, Any] = {
+        "mask": torch.arange(width) < lengths[:, None],
+        "tokens": padded,
+        "length": lengths,
+        "group": torch.tensor(group),
+        "sample": torch.tensor(sample),
+        "problem_key": torch.tensor([problem_key(p) for p in problems]),
+        "correct": correct,
+        "reward": rewards,
+        "train": torch.ones(len(rows), dtype=torch.bool),
+        "answer": [None] * len(rows),
+        "status": ["ok"] * len(rows),
+        "gold": [r.gold for r in rows],
+        "prompt": [r.prompt for r in rows],
+        "response": [r.response for r in rows],
+        "meta": [p.meta for p in problems],
+        "data_source": ["file"] * len(rows),
+        "source": ["policy"] * len(rows),
+        "finish": ["length" if r.cut else "stop" for r in rows],
+        "prompt_ids": prompts,
+        **scalars,
+    }
+    if all(r.logp is not None and len(r.logp) == len(t) for r, t in zip(rows, tokens, strict=True)):
+        streams["sampler_logp"] = sampled
+    return Batch(streams)
+
+
+def _response_ids(row: Row, tokenizer: Any) -> list[int]:
+    if row.response_ids is not None:
+        return row.response_ids
+    ids = list(tokenizer(row.response, add_special_tokens=False).input_ids)
+    end = tokenizer.eos_token_id
+    return ids if row.cut or end is None or ids[-1:] == [end] else [*ids, end]

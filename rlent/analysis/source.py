@@ -1,0 +1,139 @@
+"""What is looked at: a batch that a run kept, or a file of responses together with the model that looks at it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rlent import frozen
+from rlent import recipe as recipes
+from rlent.analysis import dumps
+from rlent.errors import DataError, UsageError, did_you_mean
+from rlent.folder import RunFolder
+from rlent.policy.policy import Policy
+from rlent.recipe import Recipe
+from rlent.run import loading, make_actor
+from rlent.streams import STREAMS
+from rlent.types import Batch
+from rlent.world import World
+
+_INNER = frozenset({"problem_key", "prompt_ids", "seed"})
+
+
+@dataclass
+class Source:
+    """A batch to replay. `config` is that of the run it is from, None for a file of responses; `given` says that its rewards are a file's."""
+
+    batch: Batch
+    label: str
+    config: dict[str, Any] | None = None
+    overrides: list[str] = field(default_factory=list)
+    config_dirs: list[str] = field(default_factory=list)
+    name: str = ""
+    given: bool = False
+
+    @property
+    def kept(self) -> bool:
+        """Whether it holds what the updates of its step saw."""
+        return "update0:index" in self.batch
+
+
+def open_kept(place: str | Path, step: int | None = None) -> Source:
+    """A kept batch: its file, or a run folder with the step (the last one kept, if None).
+
+    Raises:
+        UsageError: the run kept no batch, or not that step.
+        DataError: not a frozen batch.
+    """
+    path = Path(place)
+    if path.is_dir():
+        found = frozen.steps(path)
+        if not found:
+            raise UsageError(f"'{path}' has kept no batch; train with track.keep_batches=N to keep every N-th step's")
+        if step is not None and step not in found:
+            raise UsageError(f"'{path}' has not kept step {step}; it has {', '.join(map(str, found))} (track.keep_batches chooses)")
+        path = found[step if step is not None else max(found)]
+    elif step is not None:
+        raise UsageError(f"--step chooses among the batches of a run folder, and '{place}' is one batch")
+    batch = frozen.load(path)
+    folder = RunFolder(path.parent.parent)
+    if not (folder.path / "recipe.yaml").is_file():
+        return Source(batch, str(path), given=bool(batch.get("given")))
+    about = folder.about
+    return Source(batch, str(path), folder.config, list(about["overrides"]), list(about.get("config_dirs") or []), str(about["name"]))
+
+
+def before_credit(batch: Batch, models: Sequence[str] = (), *, given: bool = False) -> Batch:
+    """The batch as it was before rewards: what was sampled, what was looked back on, what updates saw."""
+    frozen_models = {f"{m}_{k}" for m in models for k in ("logp", "entropy")}
+    keep = {
+        k
+        for k in batch
+        if k in _INNER
+        or (k in STREAMS and STREAMS[k].when in ("sample", "look", "run"))
+        or k.startswith(("old_", "update"))
+        or k in frozen_models
+        or (given and k == "reward")
+    }
+    return Batch({k: batch[k] for k in keep}, batch.row)
+
+
+def load_model(path: str, config: Mapping[str, Any] | None = None) -> Policy:
+    """A model to look at a batch with: a path, a name on the hub, `tiny`, a run's folder (its exported model).
+
+    `config` holds the blocks `model` and `scale`: a run's, or those of `settings_for`.
+
+    Raises:
+        ModelError: it cannot be loaded.
+        UsageError: a run without an exported model.
+    """
+    from rlent.commands import weights_of
+
+    blocks = config or settings_for(path).config
+    return Policy.load(**loading({**blocks["model"], "path": weights_of(path)}, {**blocks["scale"], "shard": False}))
+
+
+def settings_for(model: str, overrides: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> Recipe:
+    """How a model looks at responses that are not of a run: in float32 on the CPU, unless overrides (`scale=gpu model.dtype=bfloat16`) say otherwise."""
+    mine = [o for o in overrides if o.lstrip("+").startswith(("model.", "scale", "sampler.temperature", "seed", "trainer.tokens_per_part"))]
+    menu = recipes.groups(config_dirs)["model"]
+    picks = [f"model={model}"] if model in menu else ["model=hf", f"model.path={json.dumps(model)}"]
+    return recipes.load([*picks, "model.dtype=float32", *mine], config_dirs)
+
+
+def read_source(place: str, fields: dumps.Fields, *, model: str | None, step: int | None, limit: int | None, template: str, correct_above: float,
+                overrides: Sequence[str] = ()) -> tuple[Source, Policy | None]:  # fmt: skip
+    """What BATCH names: a kept batch, or a file of responses with the model that looks at it.
+
+    Raises:
+        UsageError: a file of responses without a model.
+    """
+    path = Path(place)
+    if path.is_dir() or path.suffix == ".safetensors" or not path.exists():
+        if not path.exists():
+            near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+            raise DataError(
+                f"'{place}' does not exist{did_you_mean(path.name, near)}; a run folder, a kept batch or a file of responses is wanted"
+            )
+        source = open_kept(place, step)
+        return source, None if model is None else load_model(model, source.config)
+    rows = dumps.read(path, fields, limit)
+    if model is None:
+        raise UsageError(f"'{place}' holds texts; give --model to compute their log-probs and entropies")
+    settings = settings_for(model, overrides)
+    policy = load_model(model, settings.config)
+    scalars = {
+        "step": 1, "steps": 1, "seed": int(settings["seed"]), "vocab": int(policy.model.config.get_text_config().vocab_size),
+        "max_tokens": 0, "temperature": float(settings["sampler"]["temperature"]),
+    }  # fmt: skip
+    batch = dumps.to_batch(rows, policy.tokenizer, scalars, template=template, correct_above=correct_above)
+    batch["max_tokens"] = batch.width
+    actor = make_actor(settings, policy, {}, World())
+    streams = {f"old_{k}": v for k, v in actor.measure(batch).items()}
+    pieces = [
+        [policy.tokenizer.decode([t]) for t in ids[:n]] for ids, n in zip(batch["tokens"].tolist(), batch["length"].tolist(), strict=True)
+    ]
+    return Source(batch.with_(**streams, pieces=pieces, given=True), place, given=True), policy

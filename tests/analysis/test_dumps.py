@@ -1,0 +1,140 @@
+"""Files that other trainers wrote, read as they are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as arrow
+import pytest
+import torch
+from pyarrow import parquet
+
+from rlent import commands
+from rlent.analysis import dumps
+from rlent.errors import DataError, UsageError
+
+ASKED = ["3,5,2:10?", "9,4,7:64?"]
+SAID = [["(3-2)*5", "3*5-2", "5*2"], ["9*7+4", "9*4+7", "64"]]
+SCORES = [[0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]
+
+
+def lines(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return path
+
+
+def verl(folder: Path) -> Path:
+    rows = [
+        {"input": q, "output": a, "gts": "x", "score": s, "step": 7, "acc": bool(s)}
+        for q, answers, scores in zip(ASKED, SAID, SCORES, strict=True)
+        for a, s in zip(answers, scores, strict=True)
+    ]
+    return lines(folder / "7.jsonl", rows)
+
+
+def trl(folder: Path) -> Path:
+    table = {
+        "step": ["3"] * 6,
+        "prompt": [q for q in ASKED for _ in range(3)],
+        "completion": [a for answers in SAID for a in answers],
+        "accuracy_reward": [s for scores in SCORES for s in scores],
+        "format_reward": [0.5] * 6,
+        "advantage": [0.1] * 6,
+    }
+    parquet.write_table(arrow.table(table), folder / "completions_00003.parquet")
+    return folder / "completions_00003.parquet"
+
+
+def prime_rl(folder: Path) -> Path:
+    rows = [
+        {
+            "example_id": i,
+            "prompt": [{"role": "user", "content": q}],
+            "completion": [{"role": "assistant", "content": a}],
+            "reward": s,
+            "is_truncated": j == 2,
+            "metrics": {},
+            "task": "countdown",
+            "trajectory": [{"tokens": {"prompt_ids": [7, 19, 4], "completion_ids": [3, 4, 5], "completion_logprobs": [-0.1, -0.2, -0.3]}}],
+        }
+        for i, (q, answers, scores) in enumerate(zip(ASKED, SAID, SCORES, strict=True))
+        for j, (a, s) in enumerate(zip(answers, scores, strict=True))
+    ]
+    return lines(folder / "train_rollouts.jsonl", rows)
+
+
+@pytest.mark.parametrize("write", [verl, trl, prime_rl])
+def test_prompts_responses_rewards_and_groups_are_found(write, tmp_path: Path) -> None:
+    rows = dumps.read(write(tmp_path))
+    assert [r.prompt for r in rows] == [q for q in ASKED for _ in range(3)]
+    assert [r.response for r in rows] == [a for answers in SAID for a in answers]
+    extra = 0.5 if write is trl else 0.0  # both of TRL's reward columns count, its advantage does not
+    assert [r.reward for r in rows] == [s + extra for scores in SCORES for s in scores]
+    assert len({r.group for r in rows}) == 2
+    assert [r.cut for r in rows] == ([False, False, True] * 2 if write is prime_rl else [False] * 6)
+
+
+def test_token_ids_and_log_probs_of_a_rollout_are_used(tmp_path: Path) -> None:
+    row = dumps.read(prime_rl(tmp_path))[0]
+    assert row.prompt_ids == [7, 19, 4] and row.response_ids == [3, 4, 5] and row.logp == [-0.1, -0.2, -0.3]
+
+
+def test_a_group_is_put_together_wherever_its_rows_stand(tmp_path: Path) -> None:
+    rows = dumps.read(
+        lines(tmp_path / "a.jsonl", [{"prompt": p, "response": "1", "reward": r} for p, r in (("1,2:3?", 1), ("2,2:4?", 2), ("1,2:3?", 3))])
+    )
+
+    class Letters:
+        eos_token_id = 99
+        unk_token_id = None
+
+        def __call__(self, text, add_special_tokens=True):
+            return type("Ids", (), {"input_ids": [ord(c) for c in text]})
+
+        def decode(self, ids, skip_special_tokens=False):
+            return "".join(chr(i) for i in ids if i != 99)
+
+    batch = dumps.to_batch(rows, Letters(), {"step": 1}, correct_above=1.5)
+    assert batch["group"].tolist() == [0, 0, 1] and batch["sample"].tolist() == [0, 1, 0]
+    assert batch["reward"].tolist() == [1, 3, 2] and batch["correct"].tolist() == [False, True, True]
+    assert batch["tokens"].tolist() == [[49, 99]] * 3 and batch["mask"].all()  # the end of text is added
+    assert torch.equal(batch["length"], torch.tensor([2, 2, 2]))
+
+
+def test_rows_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    file = lines(tmp_path / "odd.jsonl", [{"prompt": "a", "answer_text": "b", "points": 1}])
+    with pytest.raises(DataError, match=r"row 1: no response: .* name it with --response-field"):
+        dumps.read(file)
+    with pytest.raises(DataError, match=r"no reward: a number is wanted .* --reward-field"):
+        dumps.read(file, dumps.Fields(response="answer_text"))
+    with pytest.raises(DataError, match="no field 'answer_txet'; did you mean 'answer_text'"):
+        dumps.read(file, dumps.Fields(response="answer_txet"))
+    assert dumps.read(file, dumps.Fields(response="answer_text", reward="points"))[0].reward == 1.0
+
+
+@pytest.mark.parametrize("write", [verl, trl])
+def test_a_dump_is_replayed_with_the_model_that_is_named(write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = str(write(tmp_path))
+    with pytest.raises(UsageError, match="give --model"):
+        commands.replay(file, ["recipe=clipcov"])
+    recipe = [
+        "recipe=clipcov,siren,klcov,dapo,entropybonus",
+        "regularize.entropy.coef=0.1",
+        "shape.clip_cov.fraction=0.1",
+        "shape.clip_cov.low=0.0",
+    ]
+    assert commands.replay(file, recipe, model="tiny", as_json=True) == 0
+    found = json.loads(capsys.readouterr().out)
+    row = {r["method"]: r for r in found["methods"]}
+    assert found["rows"] == 6 and all("reason" not in r for r in row.values())
+    assert row["clipcov"]["selected"] == pytest.approx(max(1, int(0.1 * found["tokens"])) / found["tokens"])
+    assert row["entropybonus"]["parameter_cosine"] < 0.999 and row["grpo"]["parameter_cosine"] == pytest.approx(1)
+    assert row["klcov"]["differs"] == 0  # on policy KL-Cov is inert
+    assert row["dapo"]["notes"][0].startswith("rewards are the file's: overlong")
+
+
+def test_text_that_the_tokenizer_cannot_spell_is_refused(tmp_path: Path) -> None:
+    file = lines(tmp_path / "words.jsonl", [{"prompt": "What is two plus two?", "response": "four", "reward": 1}])
+    with pytest.raises(DataError, match="tokenizer has no tokens for most of the"):
+        commands.replay(str(file), ["recipe=clipcov"], model="tiny")

@@ -1,0 +1,170 @@
+"""A frozen batch replayed: the run's own numbers come back, and other methods are set beside them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from runs import SMALL, rows, train
+
+from rlent import commands, frozen
+from rlent.analysis.command import parse
+from rlent.analysis.compare import replay
+from rlent.analysis.replay import Replay, play
+from rlent.analysis.source import before_credit, load_model, open_kept
+from rlent.errors import DataError, RecipeError, UsageError
+from rlent.recipe import from_config
+
+OWN = {
+    "grpo": ["recipe=grpo"],
+    "clipcov": ["recipe=clipcov", "shape.clip_cov.fraction=0.1", "shape.clip_cov.low=0.0"],
+    "klcov": ["recipe=klcov", "regularize.kl_cov.fraction=0.1", "trainer.epochs=2"],
+    "siren": ["recipe=siren"],
+    "steer": ["recipe=steer", "shape.steer.least=0.3"],
+    "entropybonus": ["recipe=entropybonus", "regularize.entropy.coef=0.05"],
+    "erc": ["recipe=erc", "trainer.tokens_per_part=45"],
+    "kl": ["recipe=kl", "regularize.kl.coef=0.2"],
+    "aent": ["recipe=aent"],
+    "one update": ["recipe=grpo", "trainer.minibatches=1"],
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_replayed_step_gives_the_loss_pull_and_metrics_that_the_run_had(name: str, run_dir: Path) -> None:
+    train(run_dir, *OWN[name], "trainer.steps=3", "track.keep_batches=3", "optim.lr=1e-3", "sampler.n=8")
+    source = open_kept(run_dir)
+    replayed = Replay(from_config(source.config, name=source.name), source)
+    replayed.as_it_was(source.batch["kept"])
+    step = replayed.go()
+    for epoch in range(source.batch["kept"]["epochs"]):
+        indices = source.batch[f"update{epoch}:index"]
+        for index in indices.unique().tolist():
+            for part in replayed.meter.records[index]:
+                at = torch.tensor([source.batch.row.tolist().index(r) for r in part.row.tolist()])
+                for stream in ("loss", "pull", "gradient", "weight", "gate"):
+                    theirs = source.batch[f"update{epoch}:{stream}"][at][:, : part.width]
+                    assert torch.equal(part[stream], theirs), f"{stream} of update {index}"
+    ours, theirs = replayed.meter.reduce(step, None), rows(run_dir)[2]
+    shared = [k for k in theirs if k in ours]
+    assert {"loss/policy", "clip/share", "pull/abs", "cov/mean", "ratio/max"} <= set(shared)
+    assert {k: ours[k] for k in shared} == {k: theirs[k] for k in shared}
+    drifted = [k for k in ("ratio/max",) if theirs[k] != 1.0]
+    assert drifted or name == "one update"  # the later update is not on policy, so its ratios are put to the test
+
+
+def test_keeping_batches_changes_no_number_of_the_run(tmp_path: Path) -> None:
+    common = ["recipe=siren", "trainer.steps=3", "trainer.tokens_per_part=45"]
+    plain = train(tmp_path / "plain", *common)
+    kept = train(tmp_path / "kept", *common, "track.keep_batches=1")
+    assert (plain / "metrics.jsonl").read_bytes() == (kept / "metrics.jsonl").read_bytes()
+    assert (plain / "model" / "model.safetensors").read_bytes() == (kept / "model" / "model.safetensors").read_bytes()
+    assert list(frozen.steps(kept)) == [1, 2, 3]
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A GRPO run with two kept steps, its rewards mixed enough for every method to have something to do."""
+    folder = tmp_path_factory.mktemp("replay") / "run"
+    return train(
+        folder,
+        "recipe=grpo",
+        "trainer.steps=4",
+        "track.keep_batches=2",
+        "sampler.n=16",
+        "optim.lr=4e-4",
+        "sampler.max_tokens=16",
+        "sampler.prompts=6",
+    )
+
+
+def test_methods_are_compared_with_grpo_on_the_kept_step(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = ["recipe=grpo,clipcov,klcov,entropybonus", "shape.clip_cov.fraction=0.05", "shape.clip_cov.low=0.0"]
+    assert commands.replay(str(kept), [*recipe, "regularize.kl_cov.fraction=0.05"], as_json=True) == 0
+    found = json.loads(capsys.readouterr().out)
+    row = {r["method"]: r for r in found["methods"]}
+    assert row["grpo"]["logp_cosine"] == pytest.approx(1.0) and row["grpo"]["differs"] == 0
+    assert row["run (grpo)"]["differs"] == 0 and row["run (grpo)"]["d1"] == row["grpo"]["d1"]
+    tokens = found["tokens"]
+    # each of the two updates drops or holds max(1, int(5 % of its tokens)); as shares of all tokens
+    assert 0.02 < row["clipcov"]["selected"] <= 0.05 and row["clipcov"]["reweighted"] == row["clipcov"]["selected"]
+    assert 0.03 < row["klcov"]["selected"] <= 0.05 and row["klcov"]["reweighted"] == 0
+    assert 0 < row["klcov"]["differs"] <= row["klcov"]["selected"]  # only where the token has drifted
+    assert row["entropybonus"]["entropy_norm"] > 0 == row["grpo"]["entropy_norm"]
+    assert row["clipcov"]["logp_cosine"] < 1 and row["clipcov"]["logp_norm"] < row["grpo"]["logp_norm"] * 1.05
+    assert found["overlap"]["clipcov"]["clipcov"] == 1 and found["overlap"]["clipcov"]["klcov"] == found["overlap"]["klcov"]["clipcov"]
+    assert found["measured"] != 0 and tokens > 400
+
+
+def test_without_the_dropped_tokens_the_gradient_is_that_of_grpo(kept: Path) -> None:
+    found = replay(open_kept(kept), ["clipcov"], ["loss=ppo_clip", "shape.clip_cov.fraction=0.05", "shape.clip_cov.low=0.0"])
+    grpo, clipcov = (next(p for p in found.played if p.label == name) for name in ("grpo", "clipcov"))
+    assert clipcov.selected is not None and clipcov.selected.any()
+    assert (clipcov.gradient[clipcov.selected] == 0).all()
+    assert (clipcov.gradient[~clipcov.selected] == grpo.gradient[~clipcov.selected]).all()
+
+
+def test_d1_of_a_replay_is_what_the_ledger_logged(tmp_path: Path) -> None:
+    run = train(tmp_path / "run", "recipe=grpo", "trainer.steps=2", "track.keep_batches=2", "track.ledger.rows=1000", "sampler.n=8")
+    found = replay(open_kept(run), ["grpo"])
+    last = rows(run)[-1]
+    assert found.rows[0]["d1"] == pytest.approx(last["ledger/d1"], rel=1e-6) and found.rows[0]["d2"] == pytest.approx(
+        last["ledger/d2"], rel=1e-6
+    )
+    assert found.about["measured"] == pytest.approx(last["ledger/measured"], rel=1e-6)
+
+
+def test_a_method_that_needs_more_than_the_batch_has_says_what_and_the_others_go_on(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert commands.replay(str(kept), ["recipe=siren,kl,steer"]) == 0
+    shown = capsys.readouterr().out
+    assert "siren: needs nucleus_entropy, which this batch does not have" in shown
+    assert "kl: needs ref_logp of the frozen model 'ref'" in shown
+    assert "give --model" in shown and "steer " in shown
+
+
+def test_a_model_gives_parameter_gradients_probes_and_frozen_models(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert commands.replay(str(kept), ["recipe=siren,kl,entropybonus"], model=str(kept), as_json=True) == 0
+    row = {r["method"]: r for r in json.loads(capsys.readouterr().out)["methods"]}
+    assert all("reason" not in r for r in row.values())
+    assert row["grpo"]["parameter_norm"] > 0 and row["grpo"]["parameter_cosine"] == pytest.approx(1.0)
+    assert row["kl"]["parameter_cosine"] < 1 and row["kl"]["logp_cosine"] < 1
+
+
+def test_the_weights_of_the_step_s_beginning_give_the_gradient_the_run_had(tmp_path: Path) -> None:
+    """One update a step, from the embedded model: the norm that the optimizer saw."""
+    run = train(tmp_path / "run", "recipe=clipcov", "trainer.steps=1", "trainer.minibatches=1", "track.keep_batches=1", "sampler.n=8")
+    found = replay(open_kept(run), ["clipcov"], policy=load_model("tiny", open_kept(run).config))
+    own = next(r for r in found.rows if r["method"] == "run (clipcov)")
+    assert own["parameter_norm"] == pytest.approx(rows(run)[0]["update/grad_norm"], rel=1e-4)
+
+
+def test_wrong_input_is_explained(kept: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="recipe=clipcov,klcov names them"):
+        commands.replay(str(kept), [])
+    with pytest.raises(UsageError, match="no 'klkov'; did you mean 'klcov'"):
+        commands.replay(str(kept), ["recipe=klkov"])
+    with pytest.raises(RecipeError, match=r"shape\.clip_cov\.fractoin"):
+        commands.replay(str(kept), ["recipe=clipcov,grpo", "shape.clip_cov.fractoin=1"])
+    with pytest.raises(UsageError, match="not kept step 3; it has 2, 4"):
+        commands.replay(str(kept), ["recipe=grpo"], step=3)
+    with pytest.raises(DataError, match="does not exist"):
+        commands.replay(str(tmp_path / "nowhere"), ["recipe=grpo"])
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(UsageError, match="track.keep_batches=N"):
+        commands.replay(str(empty), ["recipe=grpo"])
+    with pytest.raises(UsageError, match="other minibatches"):
+        commands.replay(str(kept), ["recipe=klcov", "trainer.minibatches=4"])
+
+
+def test_recipes_and_overrides_are_told_apart() -> None:
+    assert parse(["recipe=a,b", "loss=gspo", "recipe=b,c"]) == (["a", "b", "c"], ["loss=gspo"])
+
+
+def test_nothing_of_the_run_s_credit_reaches_another_method(kept: Path) -> None:
+    source = open_kept(kept)
+    clean = before_credit(source.batch)
+    assert not {"adv", "weight", "reward", "gate", "loss_mask"} & set(clean) and {"old_logp", "update0:logp", "correct"} <= set(clean)
+    assert play(from_config(source.config), source, "again").metrics["cov/mean"] == rows(kept)[3]["cov/mean"]
+    assert SMALL
