@@ -115,6 +115,8 @@ class Replay(Run):
         self.recipe, self.plan, self.world = recipe, recipe.plan, World()
         self.source_batch = source
         self.clock, self.kept = Clock(), None
+        for node in self.plan.nodes["sampler"]:
+            node.fn = SimpleNamespace()  # knobs of the sampler turn nothing here
         self.seed, self.step = int(recipe["seed"]), int(source.batch["step"])
         self.policy: Any = policy or SimpleNamespace(root=None, model=nn.Module())
         kind = ModelActor if policy is not None else KeptActor if source.kept else OldActor
