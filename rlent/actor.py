@@ -15,10 +15,10 @@ from rlent import noise
 from rlent.ledger import second_moment
 from rlent.math.entropy import entropy_from_logits
 from rlent.plan import Plan
-from rlent.policy.parts import cut
+from rlent.policy.parts import cut, pack, share_out
 from rlent.policy.policy import Policy
 from rlent.types import Batch
-from rlent.world import World
+from rlent.world import World, merge
 
 
 def _entropy_at_one(temperature: float, logits: Tensor, target: Tensor) -> Tensor:
@@ -63,23 +63,56 @@ class Actor:
 
     # ---- cutting ------------------------------------------------------------------------------------------------
 
-    def _minibatch_rows(self, batch: Batch, epoch: int) -> list[list[int]]:
-        """Positions of this rank's rows in each minibatch: whole groups, in an order drawn per (seed, step, epoch)."""
-        groups = sorted({g for share in self.world.all_gather(sorted(set(batch["group"].tolist()))) for g in share})
-        order = [groups[i] for i in noise.permutation(len(groups), self.seed, batch["step"], "minibatches", epoch)]
+    def balance(self, batch: Batch) -> Batch:
+        """The same rows shared out anew, so that every rank has nearly as many tokens of each minibatch as the others.
+
+        In each minibatch ranks take consecutive rows, so a group is on two ranks at most where ranks have more than a row each.
+        """
+        if self.world.size == 1:
+            return batch
+        lengths = batch.lengths.tolist()
+        mine = list(zip(batch["group"].tolist(), batch.row.tolist(), map(len, batch["prompt_ids"]), lengths, strict=True))
+        everyone = sorted(row for share in self.world.all_gather(mine) for row in share)
+        place: dict[int, int] = {}
+        for groups in self._minibatch_groups([row[0] for row in everyone], batch["step"], epoch=0):
+            rows = [row for row in everyone if row[0] in groups]
+            seen: set[int] = set()
+            costs = []
+            for group, _, prompt, length in rows:  # a packed prompt is paid once
+                costs.append(length + (0 if self.policy.packs and group in seen else prompt))
+                seen.add(group)
+            place.update(zip([row[1] for row in rows], share_out(costs, self.world.size), strict=True))
+        ranks = [place[row] for row in batch.row.tolist()]
+        parcels = [batch.select([i for i, rank in enumerate(ranks) if rank == to]) for to in range(self.world.size)]
+        return merge(self.world.exchange(parcels))
+
+    def _minibatch_groups(self, groups: Sequence[int], step: int, epoch: int) -> list[set[int]]:
+        """The groups of each minibatch: in an order drawn per (seed, step, epoch). The same on every rank."""
+        known = sorted(set(groups))
+        order = [known[i] for i in noise.permutation(len(known), self.seed, step, "minibatches", epoch)]
         count = min(self.minibatches, len(order)) or 1
         bounds = [len(order) * i // count for i in range(count + 1)]
-        where: dict[int, int] = {g: m for m in range(count) for g in order[bounds[m] : bounds[m + 1]]}
-        rows: list[list[int]] = [[] for _ in range(count)]
+        return [set(order[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
+
+    def _minibatch_rows(self, batch: Batch, epoch: int) -> list[list[int]]:
+        """Positions of this rank's rows in each minibatch: whole groups over all ranks."""
+        groups = [g for share in self.world.all_gather(sorted(set(batch["group"].tolist()))) for g in share]
+        minibatches = self._minibatch_groups(groups, batch["step"], epoch)
+        where = {g: m for m, members in enumerate(minibatches) for g in members}
+        rows: list[list[int]] = [[] for _ in minibatches]
         for position, group in enumerate(batch["group"].tolist()):
             rows[where[group]].append(position)
         return rows
 
-    def _parts(self, batch: Batch) -> list[list[int]]:
+    def _parts(self, batch: Batch, policy: Policy | None = None) -> list[list[int]]:
         """This rank's parts; where the model is split over ranks, as many as any rank has, the last ones empty."""
-        lengths = [len(p) + int(n) for p, n in zip(batch["prompt_ids"], batch.lengths.tolist(), strict=True)]
-        parts = cut(lengths, self.tokens_per_part) if lengths else []
-        if self.policy.root is not None:
+        policy = policy or self.policy
+        prompts, lengths = batch["prompt_ids"], batch.lengths.tolist()
+        if policy.packs:
+            parts = pack(prompts, lengths, self.tokens_per_part)
+        else:
+            parts = cut([len(p) + n for p, n in zip(prompts, lengths, strict=True)], self.tokens_per_part)
+        if policy.root is not None:
             parts += [[]] * (max(self.world.all_gather(len(parts))) - len(parts))
         return parts
 
@@ -134,7 +167,7 @@ class Actor:
                     found[name][torch.as_tensor(rows, dtype=torch.long)[:, None], torch.arange(picked.width)] = value
             batch = batch.with_(**{f"old_{k}": v for k, v in found.items()})
         for name, wanted in self.plan.models.items():
-            streams = self._forward(self.models[name], batch, self._parts(batch), entropy="entropy" in wanted, probes={})
+            streams = self._forward(self.models[name], batch, self._parts(batch, self.models[name]), entropy="entropy" in wanted, probes={})
             batch = batch.with_(**{f"{name}_{k}": v for k, v in streams.items() if k in wanted})
         return batch
 

@@ -320,7 +320,7 @@ class Run:
 
     def look_back(self, batch: Batch) -> Batch:
         with self.clock.lap("look_back"):
-            batch = self.actor.look_back(batch)
+            batch = self.actor.look_back(self.actor.balance(batch))
             self._begin_ledger(batch)
         if self.kept is not None:
             with self.clock.lap("keep"):
@@ -444,8 +444,9 @@ class Run:
         metrics = {**metrics, **self.law.see(metrics)}
         self._keep(step)
         seconds = self.clock.clear()
+        samples = self._samples(scored) if self.tracker.samples_due(step) else []
         if self.world.leads:
-            self.tracker.step(step, metrics, seconds=seconds, total=self.total, samples=self._samples(scored))
+            self.tracker.step(step, metrics, seconds=seconds, total=self.total, samples=samples)
         self.done = step
         saving = config["checkpoint"]["every"]
         if step == self.total or (saving and step % saving == 0):
@@ -493,7 +494,10 @@ class Run:
         return dict(result.metrics())
 
     def _samples(self, scored: Batch) -> list[dict[str, Any]]:
-        entropy, reward = scored.get("sampler_entropy"), self._current.get("reward")
+        """The first responses this rank sampled, with their rewards, which the rank that trained on them knows."""
+        now, entropy = self._current, scored.get("sampler_entropy")
+        known = dict(zip(now.row.tolist(), now["reward"].tolist(), strict=True)) if "reward" in now else {}
+        reward = {row: value for share in self.world.gather(known) or [] for row, value in share.items()}
         rows = []
         for i in range(min(len(scored), int(self.recipe["track"]["samples"]))):
             length = int(scored["length"][i])
@@ -503,7 +507,7 @@ class Run:
                     "response": scored["response"][i],
                     "answer": scored["answer"][i],
                     "correct": bool(scored["correct"][i]),
-                    "reward": float(reward[i]) if reward is not None else None,
+                    "reward": reward.get(int(scored.row[i])),
                     "length": length,
                     "entropy": float(entropy[i, :length].mean()) if entropy is not None and length else None,
                 }
@@ -647,7 +651,7 @@ def _threads(scale: Mapping[str, Any]) -> None:
 def loading(model: Mapping[str, Any], scale: Mapping[str, Any]) -> dict[str, Any]:
     """How a policy is loaded: the options of `Policy.load` in the blocks `model` and `scale`."""
     known = {k: model[k] for k in ("path", "dtype", "attn", "revision", "trust_remote_code") if k in model}
-    known |= {"device": scale["device"], "recompute": scale["recompute"]}
+    known |= {"device": scale["device"], "recompute": scale["recompute"], "packing": scale["packing"]}
     if scale["shard"] and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         compute = getattr(torch, scale["compute"]) if scale["compute"] else None
         known["sharding"] = Sharding(replicas=int(scale["replicas"]), compute=compute, offload=bool(scale["offload"]))

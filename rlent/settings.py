@@ -52,6 +52,7 @@ class Scale:
     compute: Literal["bfloat16", "float16"] | None
     offload: bool
     recompute: bool
+    packing: Literal["auto", "rows", "varlen", "off"]
     threads: PositiveCount | None
     timeout: Seconds
 

@@ -64,6 +64,10 @@ class World:
         dist.all_gather_object(out, value)
         return out
 
+    def exchange(self, parcels: Sequence[Any]) -> list[Any]:
+        """Give `parcels[r]` to rank r; returns what this rank was given, by sender."""
+        return [sent[self.rank] for sent in self.all_gather(list(parcels))]
+
     def broadcast(self, value: Any) -> Any:
         """Rank 0's value, everywhere."""
         if self.size == 1:

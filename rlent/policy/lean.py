@@ -1,10 +1,9 @@
 """The forward and backward of the plain Llama family (Llama, Qwen2, Mistral) without what a small model need not pay for.
 
-The same mathematics as the model's own modules, on the same weights, with four savings that matter when a layer is small
+The same mathematics as the model's own modules, on the same weights, with three savings that matter when a layer is small
 and memory is what costs time:
 
-* tokens are packed: no matrix product touches padding;
-* a prompt that several rows share is computed once;
+* tokens are packed (`rlent.policy.packing`): no matrix product touches padding, and a shared prompt is computed once;
 * in the last layer only positions that predict a response token go on after the attention;
 * norm, projection and rotation are one autograd function, norm and MLP another, with few visits to memory.
 
@@ -17,12 +16,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import scaled_dot_product_attention
 
+from rlent.policy import packing
 from rlent.policy.forward import Layout
+from rlent.policy.packing import Packed, attend_rows
 
 TYPES = ("llama", "mistral", "qwen2")
 
@@ -38,7 +38,7 @@ def obstacle(model: Any) -> str | None:
         return "it has layers without full attention"
     if config.hidden_act not in ("silu", "swish") or getattr(config, "mlp_bias", False):
         return "its MLP is not plain SwiGLU"
-    if config._attn_implementation != "sdpa":
+    if config._attn_implementation not in ("sdpa", packing.NAME):
         return f"its attention is {config._attn_implementation}"
     if any(m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m) for m in model.modules()):
         return "there are hooks on its modules"
@@ -74,9 +74,8 @@ class LeanForward:
                 x, norm.weight, norm.variance_epsilon, cos, signed_sin,
                 *(t for p in (attn.q_proj, attn.k_proj, attn.v_proj) for t in (p.weight, p.bias)),
             )  # fmt: skip
-            q, k_, v = (t.index_select(0, packed.slot).view(packed.rows, packed.width, -1, self.head_dim).transpose(1, 2) for t in flat)
-            mixed = scaled_dot_product_attention(q, k_, v, is_causal=True, scale=attn.scaling, enable_gqa=q.shape[1] != k_.shape[1])
-            mixed = mixed.transpose(1, 2).reshape(packed.rows * packed.width, -1)
+            q, key, v = (t.view(len(t), -1, self.head_dim) for t in flat)
+            mixed = attend_rows(q, key, v, packed, attn.scaling)
             last = k == count - 1
             mixed = mixed.index_select(0, packed.pick_source if last else packed.source)
             x = x.index_select(0, packed.pick) if last else x
@@ -95,48 +94,6 @@ class LeanForward:
         cos, sin = self.body.rotary_emb(x, position[None])
         half = self.head_dim // 2
         return cos[0, :, None], torch.cat((-sin[0, :, None, :half], sin[0, :, None, half:]), -1)
-
-
-class Packed:
-    """The tokens of a layout, each needed one once: M tokens, first the different prompts, then the responses.
-
-    `ids`, `position` [M]; `slot` [B*L] the packed token at each place of the padded rows (any on padding); `source` [M] a
-    place of the padded rows that holds each packed token; `pick` [n] the packed token that predicts each response token,
-    `pick_source` [n] its place in the padded rows.
-    """
-
-    ids: Int[Tensor, " M"]
-    position: Int[Tensor, " M"]
-    slot: Int[Tensor, " BL"]
-    source: Int[Tensor, " M"]
-    pick: Int[Tensor, " n"]
-    pick_source: Int[Tensor, " n"]
-
-    def __init__(self, layout: Layout) -> None:
-        self.rows, self.width = len(layout.prompts), layout.width
-        keys: dict[tuple[int, ...], int] = {}
-        of = torch.tensor([keys.setdefault(tuple(p), len(keys)) for p in layout.prompts])  # [B] which prompt
-        lengths = torch.tensor([len(p) for p in keys])
-        starts = lengths.cumsum(0) - lengths
-        prompt, total = layout.prompt_length[:, None], int(lengths.sum())
-        answers = (layout.length - layout.prompt_length).clamp(min=0)
-        begins = total + answers.cumsum(0) - answers
-        column = torch.arange(self.width)[None]
-        slot = torch.where(column < prompt, starts[of][:, None] + column, begins[:, None] + column - prompt)
-        real = column < layout.length[:, None]
-        self.slot = torch.where(real, slot, 0).flatten()
-        owner = torch.full((len(keys),), self.rows).scatter_reduce_(
-            0, of[layout.length > 0], (layout.length > 0).nonzero().squeeze(1), "amin"
-        )
-        first = owner[of] == torch.arange(self.rows)
-        sole = (real & ((column >= prompt) | first[:, None])).flatten()
-        place = sole.nonzero().squeeze(1)
-        self.source = torch.zeros(total + int(answers.sum()), dtype=torch.long)
-        self.source[self.slot[place]] = place
-        self.position = self.source % max(1, self.width)
-        self.ids = layout.input_ids().flatten()[self.source]
-        self.pick_source = layout.row * self.width + layout.place
-        self.pick = self.slot[self.pick_source]
 
 
 class _Norm(torch.autograd.Function):

@@ -33,6 +33,47 @@ def cut(lengths: Sequence[int], tokens_per_part: int) -> list[list[int]]:
     return parts
 
 
+def pack(prompts: Sequence[Sequence[int]], lengths: Sequence[int], tokens_per_part: int) -> list[list[int]]:
+    """Rows in parts of at most `tokens_per_part` tokens, where a prompt counts once for all its rows of a part.
+
+    Rows of one prompt stay together as far as they fit. The prompt with the longest row goes first, and its rows from the longest
+    to the shortest, so that what does not fit in memory is found at once. A single row above the budget is a part of its own.
+
+    Args:
+        lengths: response tokens of each row.
+
+    Returns:
+        The parts, each a list of positions in `lengths`; every row is in exactly one.
+    """
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for row, prompt in enumerate(prompts):
+        groups.setdefault(tuple(prompt), []).append(row)
+    for rows in groups.values():
+        rows.sort(key=lambda row: (-lengths[row], row))
+    parts: list[list[int]] = []
+    room = 0
+    for prompt, rows in sorted(groups.items(), key=lambda item: (-len(item[0]) - lengths[item[1][0]], item[1][0])):
+        ahead = len(prompt)  # tokens of the prompt that the part still has to pay for
+        for row in rows:
+            if not parts or ahead + lengths[row] > room:
+                parts.append([])
+                room, ahead = tokens_per_part, len(prompt)
+            parts[-1].append(row)
+            room -= ahead + lengths[row]
+            ahead = 0
+    return parts
+
+
+def share_out(costs: Sequence[int], ranks: int) -> list[int]:
+    """The rank of each row of a list, in order: consecutive rows to each, no rank's cost above the mean by more than one row's."""
+    total, before, found = sum(costs), 0, []
+    for cost in costs:
+        middle = 2 * before + cost
+        found.append(min(ranks - 1, middle * ranks // (2 * total)) if total else 0)
+        before += cost
+    return found
+
+
 def run_halving(
     fn: Callable[[Batch], Result],
     part: Batch,

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from rlent.errors import CheckpointError, ModelError
 from rlent.policy import lean as lean_family
+from rlent.policy import packing as packed_family
 from rlent.policy.forward import Forward, GeneralForward, Layout, text_config
 from rlent.policy.head import Probe, call_probe, probe_reads, token_statistics, token_statistics_backward
 from rlent.policy.optim import Update
@@ -43,6 +44,7 @@ class Policy:
         lean: bool | None = None,
         sharding: Sharding | None = None,
         recompute: bool = False,
+        packing: str = "auto",
     ) -> None:
         """Wrap a model.
 
@@ -53,9 +55,11 @@ class Policy:
             steps: steps of the run, over which the learning rate's schedule runs.
             updates_per_step: optimizer updates in a step; they share a learning rate.
             lean: use the lean forward (`rlent.policy.lean`); None where it fits, True refuses a model it does not fit.
+            packing: how packed rows attend (`rlent.policy.packing`); `off` pads rows, and so does a model that cannot be packed.
 
         Raises:
-            ModelError: `lean` is true and does not fit, or the model changes its logits in a way the head does not know.
+            ModelError: `lean` or a way of packing was asked for and does not fit, or the model changes its logits in a way the
+                head does not know.
         """
         self.model, self.tokenizer = model, tokenizer
         _no_dropout(model)
@@ -66,7 +70,7 @@ class Policy:
         if lean and reason:
             raise ModelError(f"the lean forward does not fit this model: {reason}; leave lean null")
         self.lean = reason is None if lean is None else lean
-        self._forward: Forward = lean_family.LeanForward(model) if self.lean else GeneralForward(model)
+        self._forward: Forward = lean_family.LeanForward(model) if self.lean else _general(model, packing, sharding)
         config = text_config(model)
         self.limit: int | None = getattr(config, "max_position_embeddings", None)
         self.head: Any = model.get_output_embeddings()
@@ -93,6 +97,7 @@ class Policy:
         lean: bool | None = None,
         sharding: Sharding | None = None,
         recompute: bool = False,
+        packing: str = "auto",
     ) -> Policy:
         """Load a model and its tokenizer from a folder, from the hub by name, or the embedded one as `tiny`.
 
@@ -115,8 +120,21 @@ class Policy:
         moved: Any = model
         moved.to(device)
         return cls(
-            moved, tokenizer, optim=optim, steps=steps, updates_per_step=updates_per_step, lean=lean, sharding=sharding, recompute=recompute
+            moved,
+            tokenizer,
+            optim=optim,
+            steps=steps,
+            updates_per_step=updates_per_step,
+            lean=lean,
+            sharding=sharding,
+            recompute=recompute,
+            packing=packing,
         )
+
+    @property
+    def packs(self) -> bool:
+        """Whether a part costs its tokens (a shared prompt once), and not its rows times the longest."""
+        return not isinstance(self._forward, GeneralForward) or isinstance(self._forward, packed_family.PackedForward)
 
     # ---- forward --------------------------------------------------------------------------------------------------
 
@@ -338,6 +356,37 @@ def load_tokenizer(path: str | Path, *, revision: str | None = None, trust_remot
         return AutoTokenizer.from_pretrained(place, **common), getattr(config.get_text_config(), "max_position_embeddings", None)
     except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
         raise ModelError(_why(path, place, error)) from error
+
+
+def _general(model: Any, packing: str, sharding: Sharding | None) -> Forward:
+    """The packed forward if it gives what the padded one gives, else the padded one.
+
+    Raises:
+        ModelError: a way of packing was asked for by name, and the model cannot be packed.
+    """
+    padded = GeneralForward(model)
+    if packing == "off":
+        return padded
+    if packing not in packed_family.WAYS:
+        raise ModelError(f"scale.packing is {packing!r}; one of {', '.join(packed_family.WAYS)} is accepted")
+    config, weight = text_config(model), next(model.parameters())
+    before = config._attn_implementation
+    reason = packed_family.obstacle(model)
+    if reason is None:
+        try:
+            compute = sharding.compute if sharding and sharding.compute else weight.dtype
+            packed = packed_family.PackedForward(model, packed_family.chosen(packing, weight.device, compute))
+            with torch.autocast(weight.device.type, dtype=compute, enabled=compute != weight.dtype):
+                off = packed_family.difference(packed, padded, config.vocab_size)
+            if off <= (0.05 if compute in (torch.bfloat16, torch.float16) else 1e-3):
+                return packed
+            reason = f"its packed hidden states are off by {off:.2g} of the largest"
+        except (TypeError, ValueError, RuntimeError, AttributeError, ImportError, IndexError, NotImplementedError) as error:
+            reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        config._attn_implementation = before
+    if packing != "auto":
+        raise ModelError(f"scale.packing is {packing}, and this model cannot be packed that way: {reason}; auto or off is accepted")
+    return padded
 
 
 def _locate(path: str | Path) -> str:

@@ -71,9 +71,9 @@ class Tracker:
             self.run_dir, config, self.run_id, name=name or self.run_dir.name, tags=[*tags, *self.tags], replay=rows, samples=samples
         )
 
-    def wants_samples(self, step: int) -> bool:
-        """Whether sampled responses of this step are kept."""
-        return self.enabled and self.samples > 0 and self.samples_every > 0 and (step == 1 or step % self.samples_every == 0)
+    def samples_due(self, step: int) -> bool:
+        """Whether sampled responses of this step are kept. The same on every rank."""
+        return self.samples > 0 and self.samples_every > 0 and (step == 1 or step % self.samples_every == 0)
 
     def step(
         self,
@@ -92,7 +92,7 @@ class Tracker:
         if not self.enabled:
             return
         timing = _timing(metrics, seconds or {})
-        kept = list(samples or [])[: self.samples] if self.wants_samples(step) else []
+        kept = list(samples or [])[: self.samples] if self.samples_due(step) else []
         if kept:
             self.sampled.extend(step, kept)
         if timing:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlent.errors import ModelError
-from rlent.policy.parts import cut, run_halving
+from rlent.policy.parts import cut, pack, run_halving, share_out
 from rlent.types import Batch
 
 
@@ -89,3 +89,34 @@ def test_another_error_passes_and_earlier_gradients_stay():
     with pytest.raises(KeyError):
         run_halving(model, rows(2), None, [model.weight])
     assert model.weight.grad.item() == 5.0
+
+
+A, B = [1, 2, 3], [4]
+
+
+def test_rows_of_a_prompt_stay_together_and_pay_for_it_once():
+    # A: 3 + (9 5 2), B: 1 + (6 6); the prompt with the longest row first
+    assert pack([B, A, A, B, A], [6, 2, 9, 6, 5], 100) == [[2, 4, 1, 0, 3]]
+    # 3 + 9 = 12 | 3 + 5 + 2 = 10, and 1 + 6 more would be 17 | 1 + 6 + 6 = 13
+    assert pack([B, A, A, B, A], [6, 2, 9, 6, 5], 13) == [[2], [4, 1], [0, 3]]
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 40)), max_size=60), st.integers(1, 120))
+def test_every_row_is_in_one_part_within_the_budget_with_its_prompts_counted_once(rows, budget):
+    prompts, lengths = [[p] * (p + 1) for p, _ in rows], [n for _, n in rows]
+    parts = pack(prompts, lengths, budget)
+    assert sorted(row for part in parts for row in part) == list(range(len(rows)))
+    for part in parts:
+        cost = sum(map(len, {tuple(prompts[row]) for row in part})) + sum(lengths[row] for row in part)
+        assert part and (len(part) == 1 or cost <= budget)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 50), max_size=40), st.integers(1, 5))
+def test_no_rank_has_more_than_its_share_and_one_row(costs, ranks):
+    given = share_out(costs, ranks)
+    assert given == sorted(given) and all(0 <= rank < ranks for rank in given)
+    for rank in range(ranks):
+        load = sum(cost for cost, to in zip(costs, given, strict=True) if to == rank)
+        assert load <= sum(costs) / ranks + max(costs, default=0)

@@ -169,8 +169,8 @@ def test_samples_are_kept_on_the_first_step_and_then_every_so_often(tmp_path):
     train(run, range(1, 8))
     rows = read_rows(tmp_path / "samples.jsonl")
     assert [(r["step"], r["prompt"]) for r in rows] == [(s, p) for s in (1, 3, 6) for p in ("p0", "p1")]
-    assert [s for s in range(1, 8) if run.wants_samples(s)] == [1, 3, 6]
-    assert not tracker(tmp_path, samples_every=0).wants_samples(1)
+    assert [s for s in range(1, 8) if run.samples_due(s)] == [1, 3, 6]
+    assert not tracker(tmp_path, samples_every=0).samples_due(1)
 
 
 def test_a_new_run_does_not_touch_a_record_that_is_there(tmp_path):
