@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rlent import recipe as recipes
-from rlent.errors import NonFinite, RlentError, UsageError
+from rlent.errors import NonFinite, RankLost, RlentError, UsageError
 from rlent.recipe import Recipe
 
 
@@ -92,6 +92,13 @@ def _train(run: Any) -> int:
             kept = f"; the batch is in {path}" if path else ""
             where = "" if str(error).startswith("step ") else f"step {run.step}: "
             raise NonFinite(f"{where}{error}{kept}. Earlier checkpoints are whole") from error
+        except Exception as error:
+            if (said := run.world.lost(error)) is None:
+                raise
+            raise RankLost(
+                f"step {run.step}: another rank has ended, or did not answer within scale.timeout = {run.recipe['scale']['timeout']:g} s ({said}); "
+                f"its own output says why. Earlier checkpoints are whole; continue with: {run.folder.resume_command}"
+            ) from error
         if run.stopped and run.world.leads:
             run.tracker.say(f"{run.stopped} after step {run.done}; continue with: {run.folder.resume_command}")
         elif run.world.leads:

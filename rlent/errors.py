@@ -69,6 +69,10 @@ class EngineError(RlentError, RuntimeError):
     """The rollout engine failed, or samples from weights that are not the policy's."""
 
 
+class RankLost(RlentError, RuntimeError):
+    """Another rank has ended, or did not answer in time. Its own output says why."""
+
+
 class GraderError(RlentError, RuntimeError):
     """The grader itself failed (not an answer that is wrong)."""
 

@@ -257,7 +257,7 @@ class Run:
         with _signals(self):
             while self.done < self.total:
                 self._check_time()
-                self.stopped = self.world.broadcast(self.stopped)
+                self.stopped = self.world.first(self.stopped)
                 if self.stopped:
                     self._save()
                     return

@@ -15,8 +15,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from rlent.errors import UsageError
+from rlent.errors import RankLost, UsageError
 from rlent.types import Batch
+
+
+_LOST = ("gloo", "Gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Timed out waiting")
+"""Words of torch's errors when a collective cannot be completed."""
 
 
 class World:
@@ -27,7 +31,11 @@ class World:
 
     @staticmethod
     def join(device: str = "cpu", timeout: float = 600.0) -> World:
-        """The world torchrun describes in the environment; a single process where there is none."""
+        """The world torchrun describes in the environment; a single process where there is none.
+
+        Raises:
+            RankLost: not all ranks came within `timeout` seconds.
+        """
         size = int(os.environ.get("WORLD_SIZE", "1"))
         if size == 1:
             return World()
@@ -35,8 +43,27 @@ class World:
             backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
             if device == "cuda":
                 torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-            dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+            try:
+                dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+            except (dist.DistError, TimeoutError) as error:
+                place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+                raise RankLost(
+                    f"the {size} ranks did not all meet at {place} within scale.timeout = {timeout:g} s ({_first_line(error)}); "
+                    "start as many as WORLD_SIZE says, on machines that reach that address"
+                ) from error
         return World(dist.get_rank(), dist.get_world_size())
+
+    def lost(self, error: BaseException) -> str | None:
+        """If an error says that another rank is gone: what it said."""
+        if self.size == 1:
+            return None
+        seen: BaseException | None = error
+        while seen is not None:
+            text = str(seen)
+            if isinstance(seen, dist.DistError) or (isinstance(seen, RuntimeError) and any(word in text for word in _LOST)):
+                return _first_line(seen)
+            seen = seen.__cause__ or seen.__context__
+        return None
 
     @property
     def leads(self) -> bool:
@@ -89,6 +116,10 @@ class World:
                 f"rank {', '.join(map(str, other))} has another {what} than rank 0; start all ranks with the same arguments and files"
             )
 
+    def first(self, value: Any) -> Any:
+        """The first value of a rank that is not empty, everywhere."""
+        return next((v for v in self.all_gather(value) if v), None)
+
     def sums(self, values: Sequence[int]) -> list[int]:
         """Sums of whole numbers over ranks (exact)."""
         if self.size == 1:
@@ -123,6 +154,11 @@ class World:
         box: list[Any] = [None]
         dist.scatter_object_list(box, replies, src=0)
         return dict(box[0])
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:200] if lines else type(error).__name__
 
 
 def _rows_of(result: dict[str, Any], order: Tensor, part: Batch) -> dict[str, Any]:

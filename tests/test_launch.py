@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from runs import SMALL, command, environment, lines, rows, started, train, wait_for
 
-from rlent import launch
+from rlent import checkpoint, commands, launch
 from rlent.errors import UsageError
+from rlent.folder import RunFolder
 
 LONG = [*SMALL, "recipe=clipcov", "model.dtype=float64", "trainer.steps=8", "checkpoint.every=1"]
 
@@ -44,6 +45,35 @@ def test_ranks_that_were_stopped_and_then_killed_end_as_one_rank_ends(run_dir: P
     for ours, theirs in zip(rows(one), rows(run_dir), strict=True):
         assert ours.keys() == theirs.keys()
         assert all(theirs[k] == pytest.approx(v, rel=1e-8, abs=1e-10) for k, v in ours.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("split", [False, True], ids=["whole", "sharded"])
+def test_a_rank_that_hangs_ends_the_run_with_the_reason_and_a_checkpoint(split: bool, run_dir: Path) -> None:
+    options = [f"scale.shard={str(split).lower()}", "scale.ranks=2", "scale.timeout=4", "trainer.steps=500"]
+    job = started("train", *SMALL, "recipe=clipcov", "checkpoint.every=1", *options, f"run.dir={run_dir}")
+    wait_for(lambda: lines(run_dir) >= 2, job)
+    os.kill(ranks_of(job)[1], signal.SIGSTOP)
+    try:
+        assert job.wait(60) == 1
+    finally:
+        job.kill()
+    said = job.stdout.read()
+    assert "another rank has ended, or did not answer within scale.timeout = 4 s" in said and "Traceback" not in said, said
+    status = RunFolder(run_dir).read_status()
+    assert status["state"] == "failed" and "another rank" in status["reason"]
+    last = checkpoint.steps(run_dir / "checkpoints")[-1]
+    assert last >= 1
+    assert commands.train([f"trainer.steps={last + 1}", "scale.ranks=1"], resume=str(run_dir)) == 0
+
+
+@pytest.mark.slow
+def test_ranks_that_do_not_all_come_are_not_waited_for_beyond_the_timeout(run_dir: Path) -> None:
+    lonely = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(27500 + os.getpid() % 1000)}
+    arguments = command("train", *SMALL, "scale.timeout=3", f"run.dir={run_dir}")
+    done = subprocess.run(arguments, env=environment() | lonely, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and "the 2 ranks did not all meet at 127.0.0.1" in done.stderr and "Traceback" not in done.stderr
+    assert not run_dir.exists()
 
 
 @pytest.mark.slow
