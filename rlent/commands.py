@@ -81,6 +81,8 @@ def _train(run: Any) -> int:
         if run.world.leads:
             run.tracker.say(f"run {run.folder.path} ({run.recipe.name}, seed {run.seed}, steps {run.done + 1} to {run.total})")
             run.tracker.say(f"resume with: {run.folder.resume_command}")
+            if reason := getattr(run.engine, "reason", None):
+                run.tracker.say(f"engine {run.engine.name}: {reason}")
             for warning in run.recipe.warnings:
                 run.tracker.say(f"warning: {warning}")
             for line in run.findings.lines() if run.findings is not None else []:
@@ -108,18 +110,10 @@ def _train(run: Any) -> int:
 
 def _resume_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     """A resumed run is the same run: only its end may be moved."""
-    allowed = {
-        "trainer.steps",
-        "trainer.max_time",
-        "checkpoint.every",
-        "checkpoint.keep",
-        "track.console",
-        "track.mode",
-        "scale.threads",
-        "scale.ranks",
-    }
+    from rlent.launch import RESUMABLE as allowed
+
     found = {o.key_or_group: o.value() for o in recipes.parse(overrides)}
-    refused = sorted(set(found) - allowed)
+    refused = sorted(set(found) - set(allowed))
     if refused:
         raise UsageError(f"--resume continues the same run; {', '.join(refused)} cannot change (only {', '.join(sorted(allowed))})")
     return found

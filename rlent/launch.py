@@ -15,11 +15,25 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from rlent.errors import UsageError
 
 GRACE = 15.0
 """Seconds that the other ranks have to end by themselves once one has died, before they are killed."""
+
+
+RESUMABLE = (
+    "trainer.steps",
+    "trainer.max_time",
+    "checkpoint.every",
+    "checkpoint.keep",
+    "track.console",
+    "track.mode",
+    "scale.threads",
+    "scale.ranks",
+)
+"""Settings that a resumed run may change: its end, and how it is watched and spread out."""
 
 
 def wanted(scale: Mapping[str, object]) -> int | None:
@@ -35,6 +49,29 @@ def wanted(scale: Mapping[str, object]) -> int | None:
             f"scale.ranks is {ranks}, and the launcher started {given} processes (WORLD_SIZE); leave scale.ranks at 1 under torchrun, or give the same number"
         )
     return None if given or ranks == 1 else ranks
+
+
+def copies(scale: Mapping[str, object]) -> int:
+    """How many whole copies of a sharded model there are: `scale.replicas`, or one for each machine of the launcher."""
+    if scale["replicas"] != "machines":
+        return int(str(scale["replicas"]))
+    ranks = int(os.environ.get("WORLD_SIZE", str(scale.get("ranks", 1))))
+    return max(1, ranks // int(os.environ.get("LOCAL_WORLD_SIZE", str(ranks))))
+
+
+def indivisible(config: Mapping[str, Any]) -> list[str]:
+    """What the number of ranks, as far as it is known before they start, would have to be divided by and cannot."""
+    scale = config.get("scale") or {}
+    ranks = int(os.environ.get("WORLD_SIZE") or scale.get("ranks", 1))
+    if ranks == 1:  # torchrun may start more later
+        return []
+    found = []
+    if scale.get("shard") and ranks % copies(scale):
+        found.append(("scale.replicas", copies(scale)))
+    together = (config.get("engine") or {}).get("tensor_parallel", 1)
+    if ranks % together:
+        found.append(("engine.tensor_parallel", together))
+    return [f"{key}: {value} does not divide the {ranks} ranks (a divisor of {ranks} is accepted)" for key, value in found]
 
 
 def launch(arguments: Sequence[str], ranks: int) -> int:

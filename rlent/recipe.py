@@ -24,6 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rlent import launch
 from rlent.errors import RecipeError, did_you_mean
 from rlent.mount import Node, check_options, locate, mount, options_of
 from rlent.paths import recipes_dir
@@ -148,7 +149,7 @@ def _finish(
 ) -> Recipe:
     config = _resolve(tree, problems)
     nodes = _mount_all(config, problems)
-    problems.extend(_check_blocks(config))
+    problems.extend(_check_blocks(config) or launch.indivisible(config))
     plan = Plan.make(nodes, config, problems)
     if problems:
         raise RecipeError(problems)

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 from transformers.utils import logging as hf_logging
 
-from rlent import checkpoint, frozen, objective
+from rlent import checkpoint, frozen, launch, objective
 from rlent.actor import Actor, Minibatch
 from rlent.alarms import Alarms
 from rlent.data.findings import Findings
 from rlent.data.problems import Problems, draw
 from rlent.engine.make import make_engine
-from rlent.errors import CheckpointError, DataError, NonFinite, RlentError, UsageError
+from rlent.errors import CheckpointError, DataError, EngineError, NonFinite, RlentError, UsageError
 from rlent.eval.evaluate import evaluate
 from rlent.fit import LiveLaw
 from rlent.folder import RunFolder
@@ -291,7 +291,16 @@ class Run:
         self.meter.numbers[name] = float(value)
 
     def sample(self, step: int) -> Batch:
-        """Draw, generate, grade, keep."""
+        """Draw, generate, grade, keep.
+
+        Raises:
+            EngineError: the engine has other weights than the policy.
+        """
+        if self.engine.version != self.done:
+            raise EngineError(
+                f"step {step}: the engine holds the weights of step {self.engine.version}, and the policy is at step {self.done}; its `load` was not "
+                "called or did not take them, and what it samples would be another model's"
+            )
         self.kept = frozen.Kept(self._memory(), self.knobs.turned) if self._keeps(step) else None
         with self.clock.lap("sample"):
             batch = self.sampler(self.engine, self.data, self.grade, self)
@@ -534,6 +543,7 @@ class Run:
         with self.clock.lap("checkpoint"):
             tensors, plain = self.policy.state_dict()
             state = {
+                "recipe": {"name": self.recipe.name, "differences": self._identity()},
                 "step": self.done,
                 "cursor": self.data.cursor,
                 "knobs": self.knobs.state_dict(),
@@ -548,9 +558,27 @@ class Run:
             keep = int(self.recipe["checkpoint"]["keep"])
             checkpoint.save(self.folder.path / "checkpoints", self.done, tensors, state, self.world, keep)
 
+    def _identity(self) -> list[str]:
+        """What makes this run another than plain GRPO, without what a resumed run may change."""
+        free = tuple(f"{key}: " for key in launch.RESUMABLE) + ("run.", "scale.", "track.", "checkpoint.", "eval.")
+        return [line for line in differences(self.recipe.config) if not line.startswith(free)]
+
     def _restore(self, step: int) -> None:
+        """Take up a checkpoint.
+
+        Raises:
+            CheckpointError: it is of another recipe or model, or cannot be read.
+        """
         folder = self.folder.path / "checkpoints"
         state = checkpoint.read_state(folder, step)
+        saved, ours = state["recipe"], self._identity()
+        if (theirs := saved["differences"]) != ours:
+            only = [f"the checkpoint has {line}" for line in theirs if line not in ours] + [f"this run has {line}" for line in ours if line not in theirs]
+            raise CheckpointError(
+                f"{folder / checkpoint.name(step)} is of another recipe ({saved['name']}, here {self.recipe.name}): {'; '.join(only[:6])}"
+                f"{f', and {len(only) - 6} more' if len(only) > 6 else ''}. "
+                "Resume a run in its own folder; to start from other weights use --from"
+            )
         tensors, _ = self.policy.state_dict()
         checkpoint.read_tensors(folder, step, tensors, self.world)
         self.policy.load_state_dict(tensors, state["policy"])
@@ -654,7 +682,7 @@ def loading(model: Mapping[str, Any], scale: Mapping[str, Any]) -> dict[str, Any
     known |= {"device": scale["device"], "recompute": scale["recompute"], "packing": scale["packing"]}
     if scale["shard"] and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         compute = getattr(torch, scale["compute"]) if scale["compute"] else None
-        known["sharding"] = Sharding(replicas=int(scale["replicas"]), compute=compute, offload=bool(scale["offload"]))
+        known["sharding"] = Sharding(replicas=launch.copies(scale), compute=compute, offload=bool(scale["offload"]))
     return known
 
 

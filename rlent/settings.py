@@ -48,7 +48,7 @@ class Scale:
     device: Literal["cpu", "cuda"]
     ranks: PositiveCount
     shard: bool
-    replicas: PositiveCount
+    replicas: PositiveCount | Literal["machines"]
     compute: Literal["bfloat16", "float16"] | None
     offload: bool
     recompute: bool

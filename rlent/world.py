@@ -41,10 +41,12 @@ class World:
             return World()
         if not dist.is_initialized():
             backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+            bound: dict[str, Any] = {}
             if device == "cuda":
                 torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+                bound["device_id"] = torch.device("cuda", torch.cuda.current_device())  # vLLM splits its groups off this one
             try:
-                dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+                dist.init_process_group(backend, timeout=timedelta(seconds=timeout), **bound)
             except (dist.DistError, TimeoutError) as error:
                 place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
                 raise RankLost(

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from runs import SMALL, command, environment, lines, rows, started, train, wait_for
 
-from rlent import checkpoint, commands, launch
-from rlent.errors import UsageError
+from rlent import checkpoint, commands, launch, recipe
+from rlent.errors import RecipeError, UsageError
 from rlent.folder import RunFolder
 
 LONG = [*SMALL, "recipe=clipcov", "model.dtype=float64", "trainer.steps=8", "checkpoint.every=1"]
@@ -103,3 +103,23 @@ def test_a_number_of_ranks_other_than_the_launchers_is_refused(monkeypatch: pyte
     assert launch.wanted({"ranks": 2}) is None and launch.wanted({"ranks": 1}) is None
     with pytest.raises(UsageError, match=r"scale.ranks is 4, and the launcher started 2"):
         launch.wanted({"ranks": 4})
+
+
+def test_a_number_of_ranks_that_must_be_divided_and_cannot_is_a_problem_of_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ["scale=gpus8", "scale.replicas=3", "engine=vllm", "engine.tensor_parallel=5"]
+    with pytest.raises(RecipeError) as found:
+        recipe.load(options)
+    said = [f"{key} does not divide the 8 ranks (a divisor of 8 is accepted)" for key in ("engine.tensor_parallel: 5", "scale.replicas: 3")]
+    assert found.value.problems == said
+    monkeypatch.setenv("WORLD_SIZE", "15")  # torchrun's word counts
+    recipe.load(options)
+    with pytest.raises(RecipeError, match="scale.replicas: 2 does not divide the 15 ranks"):
+        recipe.load(["scale=multinode", "scale.replicas=2"])
+
+
+def test_replicas_by_machine_are_as_many_as_the_launcher_has_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    scale = recipe.load(["scale=multinode"])["scale"]
+    assert launch.copies(scale) == 1
+    monkeypatch.setenv("WORLD_SIZE", "16")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    assert launch.copies(scale) == 2 and launch.copies({**scale, "replicas": 4}) == 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -111,6 +112,16 @@ def test_resume_refuses_what_would_be_another_run(run_dir: Path, tmp_path: Path)
     about["data"]["fingerprint"] = "other"
     (run_dir / "run.json").write_text(json.dumps(about))
     with pytest.raises(CheckpointError, match="training data"):
+        commands.train(["trainer.steps=2"], resume=str(run_dir))
+
+
+def test_a_checkpoint_from_another_recipe_is_refused_with_the_differences(run_dir: Path, tmp_path: Path) -> None:
+    train(run_dir, "trainer.steps=1", "recipe=clipcov")
+    other = train(tmp_path / "other", "trainer.steps=1", "recipe=grpo", "optim.lr=0.5")
+    shutil.rmtree(run_dir / "checkpoints")
+    shutil.copytree(other / "checkpoints", run_dir / "checkpoints")
+    said = r"is of another recipe \(grpo, here clipcov\): the checkpoint has optim.lr: .* -> 0.5; this run has loss.*and [0-9]+ more.*use --from"
+    with pytest.raises(CheckpointError, match=said):
         commands.train(["trainer.steps=2"], resume=str(run_dir))
 
 

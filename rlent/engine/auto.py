@@ -32,11 +32,11 @@ class AutoEngine:
     The options are those of the native engine; vLLM starts with its defaults (`engine=vllm` gives all of its options).
     """
 
-    def __init__(self, model: Any, pad_id: int, *, max_batch_tokens: PositiveCount = 262_144) -> None:
+    def __init__(self, model: Any, pad_id: int, *, max_batch_tokens: PositiveCount = 262_144, dtype: Any = None) -> None:
         self.name, self.reason = choice()
         self.engine: Engine
         if self.name == "vllm":
-            self.engine = importlib.import_module(VLLM).VllmEngine(model, pad_id)
+            self.engine = importlib.import_module(VLLM).VllmEngine(model, pad_id, dtype=dtype)
         else:
             self.engine = NativeEngine(model, pad_id, max_batch_tokens=max_batch_tokens)
 

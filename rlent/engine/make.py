@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from inspect import signature
 from typing import Any
 
 from rlent.engine.base import Engine
@@ -16,5 +17,8 @@ def make_engine(spec: Mapping[str, Any], policy: Policy) -> Engine:
     pad = getattr(tokenizer, "pad_token_id", None)
     pad_id = pad if pad is not None else getattr(tokenizer, "eos_token_id", 0)
     options = {k: v for k, v in spec.items() if k != "_target_"}
-    engine: Engine = locate(spec["_target_"])(policy.model, pad_id, **options)
+    maker = locate(spec["_target_"])
+    if options.get("dtype") is None and "dtype" in signature(maker).parameters:
+        options["dtype"] = str(policy.compute).removeprefix("torch.")
+    engine: Engine = maker(policy.model, pad_id, **options)
     return engine

@@ -15,7 +15,8 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from rlent import noise
 from rlent.engine.base import Weights, check_requests
-from rlent.errors import EngineError, NonFinite
+from rlent.errors import EngineError, NonFinite, UsageError
 from rlent.options import Count, PositiveCount, Share
 from rlent.types import Batch, Request, Rollouts
 
@@ -47,9 +48,13 @@ class VllmEngine:
         entropy_top: `sampler_entropy` from this many of the most probable tokens, the rest counted as one token: a lower
             bound, exact if it covers the vocabulary. 0: not measured, which is much faster.
         prove: after each load, compare log-probabilities with the policy's.
+        tensor_parallel: consecutive ranks that sample together, each with a part of every layer, for models that do not fit one
+            device; they serve the requests of all of them. 1: an engine for each rank.
+        dtype: of vLLM's weights; None: the model's (the recipe fills in that of the trainer's forward pass).
 
     Raises:
-        EngineError: vLLM is not installed, or cannot run the model.
+        EngineError: vLLM is not installed, cannot run the model, or has too little memory for it.
+        UsageError: `tensor_parallel` does not divide the number of ranks.
     """
 
     def __init__(
@@ -66,9 +71,18 @@ class VllmEngine:
         prefix_cache: bool = True,
         entropy_top: Count = 0,
         prove: bool = True,
+        tensor_parallel: PositiveCount = 1,
+        dtype: Literal["float32", "bfloat16", "float16"] | None = None,
     ) -> None:
+        ranks = dist.get_world_size() if dist.is_initialized() else 1
+        if ranks % tensor_parallel:
+            raise UsageError(
+                f"engine.tensor_parallel is {tensor_parallel}, which does not divide the {ranks} rank{'s' if ranks > 1 else ''}; "
+                f"a divisor of {ranks} is accepted"
+            )
+        self._group: Any = _groups_of(tensor_parallel, ranks) if tensor_parallel > 1 else None
         config = model.config.get_text_config()
-        self.dtype: torch.dtype = next(model.parameters()).dtype
+        self.dtype: torch.dtype = getattr(torch, dtype) if dtype else next(model.parameters()).dtype
         self.vocab: int = config.vocab_size
         limits = [n for n in (max_tokens, getattr(config, "max_position_embeddings", None)) if n]
         self.limit: int | None = min(limits) if limits else None
@@ -90,7 +104,8 @@ class VllmEngine:
                 load_format="dummy",
                 dtype=str(self.dtype).removeprefix("torch."),
                 enforce_eager=not gpu if eager is None else eager,
-                distributed_executor_backend="external_launcher" if dist.is_initialized() and dist.get_world_size() > 1 else "uni",
+                distributed_executor_backend="external_launcher" if ranks > 1 else "uni",
+                tensor_parallel_size=tensor_parallel,
                 logprobs_mode="processed_logprobs",
                 max_logprobs=max(1, self.entropy_top),
                 max_model_len=self.limit,
@@ -101,9 +116,7 @@ class VllmEngine:
                 **({"gpu_memory_utilization": memory} if gpu else {"kv_cache_memory_bytes": cpu_cache << 30}),
             )
         except (RuntimeError, ValueError, AssertionError, NotImplementedError, KeyError) as error:
-            raise EngineError(
-                f"vLLM cannot start with this model: {error}; engine=native samples any causal language model of transformers"
-            ) from error
+            raise EngineError(_why(error, model, gpu)) from error
         torch.set_num_threads(threads)
         worker = self.llm.llm_engine.model_executor.driver_worker
         self._worker: Any = getattr(worker, "worker", worker)
@@ -120,8 +133,13 @@ class VllmEngine:
         self._refresh_head()
         self.llm.reset_prefix_cache()
         self.version = version
-        if self.prove:
+        if not self.prove:
+            return
+        try:
             self._prove(policy)
+        except EngineError:
+            self.version = -1
+            raise
 
     def _refresh_head(self) -> None:
         """On a CPU vLLM packs the output head when it starts, and a head tied to the embeddings keeps the old packing."""
@@ -169,7 +187,25 @@ class VllmEngine:
     # ---- sampling -------------------------------------------------------------------------------------------------
 
     def generate(self, rows: Sequence[Request], *, entropy: bool = False) -> Rollouts:
-        """See `Engine.generate`. A response that reaches the model's last position ends there, with finish "length"."""
+        """See `Engine.generate`. A response that reaches the model's last position ends there, with finish "length".
+
+        Ranks of a tensor-parallel group must call it together, each with its own requests.
+        """
+        if self.version < 0:
+            raise EngineError("the engine has no weights yet, or gave them back to the update; load the policy before sampling")
+        if self._group is None:
+            return self._generate(rows, entropy)
+        shares: list[Any] = [None] * dist.get_world_size(self._group)
+        dist.all_gather_object(shares, list(rows), group=self._group)
+        first = sum(map(len, shares[: dist.get_rank(self._group)]))
+        found = self._generate([row for share in shares for row in share], entropy)
+        mine = slice(first, first + len(rows))
+        spread = None if found.sampler_entropy is None else found.sampler_entropy[mine]
+        return replace(
+            found, tokens=found.tokens[mine], sampler_logp=found.sampler_logp[mine], finish=found.finish[mine], sampler_entropy=spread
+        )
+
+    def _generate(self, rows: Sequence[Request], entropy: bool) -> Rollouts:
         began = time.perf_counter()
         check_requests(rows, vocab=self.vocab, limit=self.limit)
         measured = entropy and self.entropy_top > 0
@@ -211,6 +247,25 @@ class VllmEngine:
         results.finish[i] = "stop" if said.finish_reason == "stop" else "length"
         if results.sampler_entropy is not None:
             results.sampler_entropy[i] = [0.0] * len(tokens) if greedy else [_entropy(list(position.values())) for position in table]
+
+
+def _groups_of(size: int, ranks: int) -> Any:
+    """This rank's group of `size` consecutive ranks. All ranks make all groups together."""
+    groups = [dist.new_group(list(range(first, first + size)), backend="gloo") for first in range(0, ranks, size)]
+    return groups[dist.get_rank() // size]
+
+
+def _why(error: Exception, model: Any, gpu: bool) -> str:
+    """Why vLLM did not start, and what to do."""
+    said = " ".join(str(error).split())[:400] or type(error).__name__
+    low = said.lower()
+    if any(word in low for word in ("memory", "kv cache", "cache blocks")):
+        more = "raise engine.memory" if gpu else "raise engine.cpu_cache"
+        return (
+            f"vLLM has too little memory for this model: {said} To lower what it needs, set engine.max_tokens (the longest prompt and response "
+            f"together) or engine.max_batch lower, or use a smaller model; to give it more, {more}" + ("" if not gpu else " or engine.tensor_parallel")
+        )
+    return f"vLLM cannot run {type(model).__name__}: {said}; engine=native samples any causal language model of transformers"
 
 
 def _entropy(logps: Sequence[float]) -> float:

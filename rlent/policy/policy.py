@@ -62,6 +62,7 @@ class Policy:
                 head does not know.
         """
         self.model, self.tokenizer = model, tokenizer
+        self.compute: torch.dtype = (sharding and sharding.compute) or next(model.parameters()).dtype  # of the forward pass
         _no_dropout(model)
         model.eval()
         reason = lean_family.obstacle(model) or (

@@ -9,6 +9,7 @@ import pytest
 from runs import train
 
 from rlent.engine.native import NativeEngine
+from rlent.errors import EngineError
 from rlent.policy.policy import Policy
 
 EVENTS: list[str] = []
@@ -58,3 +59,16 @@ def test_the_engine_sleeps_during_the_update_only(run_dir: Path, monkeypatch: py
     )
     learn = ["generate", "sleep", "update", "update", "wake", "load"]
     assert EVENTS == ["load", *learn, *learn, "generate"]
+
+
+class Deaf(NativeEngine):
+    """Takes the first weights it is given, and no others."""
+
+    def load(self, policy, version):
+        if self.version < 0:
+            super().load(policy, version)
+
+
+def test_an_engine_with_old_weights_is_not_sampled_from(run_dir: Path) -> None:
+    with pytest.raises(EngineError, match="step 2: the engine holds the weights of step 0, and the policy is at step 1"):
+        train(run_dir, "recipe=grpo", "engine=native", f"engine._target_={__name__}.Deaf", "trainer.steps=2")

@@ -17,7 +17,7 @@ from runs import SMALL, environment, rows, train
 
 from rlent.assets import tiny_path
 from rlent.engine.native import NativeEngine
-from rlent.errors import EngineError, ModelError
+from rlent.errors import EngineError, ModelError, UsageError
 from rlent.policy.policy import Policy
 from rlent.types import Request
 
@@ -143,6 +143,41 @@ def test_old_weights_are_noticed(pair, monkeypatch):
     engine.load(policy, 2)
 
 
+def test_an_engine_without_the_policys_weights_refuses_to_sample(pair, monkeypatch):
+    engine, policy = pair
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "version", -1)  # as after `idle` on a GPU
+        with pytest.raises(EngineError, match="load the policy before sampling"):
+            engine.generate(asked(1))
+    engine.load(policy, 3)
+    assert engine.generate(asked(1)).version == 3
+
+
+def test_a_model_vllm_does_not_know_is_named_with_what_to_use(monkeypatch):
+    from rlent.engine.vllm import VllmEngine
+
+    config = transformers.OpenAIGPTConfig(vocab_size=32, n_positions=64, n_embd=16, n_layer=1, n_head=2)
+    with pytest.raises(EngineError, match=r"vLLM cannot run OpenAIGPTLMHeadModel: .*; engine=native samples any causal language model"):
+        VllmEngine(transformers.OpenAIGPTLMHeadModel(config), 0)
+
+
+def test_too_little_memory_says_what_to_lower():
+    from rlent.engine.vllm import VllmEngine
+
+    wide = {"num_hidden_layers": 16, "num_attention_heads": 8, "num_key_value_heads": 8, "head_dim": 128}
+    config = transformers.Qwen3Config(vocab_size=32, hidden_size=64, intermediate_size=64, max_position_embeddings=1 << 14, **wide)
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # 128 KiB of cache for a token, 2 GiB for a sequence
+    with pytest.raises(EngineError, match=r"too little memory for this model.*set engine.max_tokens .* lower.*raise engine.cpu_cache"):
+        VllmEngine(model, 0)
+
+
+def test_a_group_of_ranks_that_does_not_divide_them_is_refused():
+    from rlent.engine.vllm import VllmEngine
+
+    with pytest.raises(UsageError, match="engine.tensor_parallel is 2, which does not divide the 1 rank; a divisor of 1"):
+        VllmEngine(policy_of(True).model, 0, tensor_parallel=2)
+
+
 def test_a_request_that_cannot_be_served_is_named(pair):
     engine, _ = pair
     with pytest.raises(ModelError, match="row 1 .*128 positions"):
@@ -156,9 +191,10 @@ def test_training_and_evaluation_use_it_by_name(run_dir: Path, tmp_path: Path):
     assert rows(run_dir)[1]["eval/pass@1"] >= 0
 
 
-def test_two_ranks_have_an_engine_each(run_dir: Path):
+@pytest.mark.parametrize("together", [1, 2])
+def test_two_ranks_have_an_engine_each_or_one_of_both(together: int, run_dir: Path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(28500 + os.getpid() % 1000)]
-    options = [*SMALL, "recipe=clipcov", "engine=vllm", "trainer.steps=2", f"run.dir={run_dir}"]
+    options = [*SMALL, "recipe=clipcov", "engine=vllm", f"engine.tensor_parallel={together}", "trainer.steps=2", f"run.dir={run_dir}"]
     done = subprocess.run([*launch, "-m", "rlent", "train", *options], env=environment(), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     for row in rows(run_dir):
