@@ -573,7 +573,9 @@ class Run:
         state = checkpoint.read_state(folder, step)
         saved, ours = state["recipe"], self._identity()
         if (theirs := saved["differences"]) != ours:
-            only = [f"the checkpoint has {line}" for line in theirs if line not in ours] + [f"this run has {line}" for line in ours if line not in theirs]
+            only = [f"the checkpoint has {line}" for line in theirs if line not in ours] + [
+                f"this run has {line}" for line in ours if line not in theirs
+            ]
             raise CheckpointError(
                 f"{folder / checkpoint.name(step)} is of another recipe ({saved['name']}, here {self.recipe.name}): {'; '.join(only[:6])}"
                 f"{f', and {len(only) - 6} more' if len(only) > 6 else ''}. "

@@ -18,7 +18,6 @@ from torch import Tensor
 from rlent.errors import RankLost, UsageError
 from rlent.types import Batch
 
-
 _LOST = ("gloo", "Gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Timed out waiting")
 """Words of torch's errors when a collective cannot be completed."""
 

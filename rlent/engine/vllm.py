@@ -263,7 +263,8 @@ def _why(error: Exception, model: Any, gpu: bool) -> str:
         more = "raise engine.memory" if gpu else "raise engine.cpu_cache"
         return (
             f"vLLM has too little memory for this model: {said} To lower what it needs, set engine.max_tokens (the longest prompt and response "
-            f"together) or engine.max_batch lower, or use a smaller model; to give it more, {more}" + ("" if not gpu else " or engine.tensor_parallel")
+            f"together) or engine.max_batch lower, or use a smaller model; to give it more, {more}"
+            + ("" if not gpu else " or engine.tensor_parallel")
         )
     return f"vLLM cannot run {type(model).__name__}: {said}; engine=native samples any causal language model of transformers"
 

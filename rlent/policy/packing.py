@@ -67,7 +67,9 @@ class Packed:
         for rows in buckets(lengths.tolist()):
             width = int(lengths[rows].max())
             column, prompt = torch.arange(width)[None], layout.prompt_length[rows][:, None]
-            at = torch.where(column < prompt, self.starts[self.prompt_of[rows]][:, None] + column, self.begins[rows][:, None] + column - prompt)
+            at = torch.where(
+                column < prompt, self.starts[self.prompt_of[rows]][:, None] + column, self.begins[rows][:, None] + column - prompt
+            )
             real = column < lengths[rows][:, None]
             sole = real & ((column >= prompt) | first[rows][:, None])  # the place that stands for its packed token
             taken = at[sole]
