@@ -260,7 +260,7 @@ def _row_counts(label: Int[np.ndarray, "D k"]) -> Int[np.ndarray, "D k"]:
 
 
 def verl_best(
-    scores: Shaped[np.ndarray, "P n"],
+    scores: Shaped[np.ndarray, "P n"] | Sequence[Sequence[Any]],
     answers: Sequence[Sequence[Answer]] | None = None,
     *,
     draws: int = 1000,
@@ -270,26 +270,36 @@ def verl_best(
 
     N is 2, 4, 8, ... below n, then n. N of the n samples are drawn with replacement, `draws` times, with numpy's legacy
     generator started from `seed` again for every problem and N. Standard deviations (ddof 0) are over draws or samples of one
-    problem, averaged over problems: they are not errors of the score. `best@N` estimates 1-(1-c/n)^N, below pass@N.
+    problem, averaged over problems: they are not errors of the score. `best@N` estimates 1-(1-c/n)^N, below pass@N. Where
+    problems have different n, a number is the mean over the problems that have it.
     """
-    scores = np.asarray(scores, dtype=np.float64)
-    n = scores.shape[1]
-    found = {f"mean@{n}": float(scores.mean(1).mean())}
-    if n == 1:
-        return found
-    found[f"std@{n}"] = float(scores.std(1).mean())
-    labels = None
-    if answers is not None:
-        labels = [[{a: i for i, a in enumerate(dict.fromkeys(row))}[a] for a in row] for row in answers]
-    for size in [*itertools.takewhile(lambda s: s < n, (2**i for i in itertools.count(1))), n]:
-        index = np.random.RandomState(seed).choice(n, size=(draws, size))
-        drawn: dict[str, list[Array]] = {"best": [row[index].max(1) for row in scores], "worst": [row[index].min(1) for row in scores]}
-        if labels is not None:
-            drawn["maj"] = [_first_majority(np.asarray(lab)[index], row[index]) for lab, row in zip(labels, scores, strict=True)]
-        for name, rows in drawn.items():
-            found[f"{name}@{size}/mean"] = float(np.mean([r.mean() for r in rows]))
-            found[f"{name}@{size}/std"] = float(np.mean([r.std() for r in rows]))
-    return found
+    found: dict[str, list[float]] = {}
+    drawn: dict[tuple[int, int], Array] = {}
+
+    def note(name: str, values: Array) -> None:
+        found.setdefault(f"{name}/mean", []).append(float(values.mean()))
+        found.setdefault(f"{name}/std", []).append(float(values.std()))
+
+    for i, row in enumerate(scores):
+        row = np.asarray(row, dtype=np.float64)
+        n = len(row)
+        found.setdefault(f"mean@{n}", []).append(float(row.mean()))
+        if n == 1:
+            continue
+        found.setdefault(f"std@{n}", []).append(float(row.std()))
+        label = None
+        if answers is not None:
+            number = {a: j for j, a in enumerate(dict.fromkeys(answers[i]))}
+            label = np.array([number[a] for a in answers[i]])
+        for size in [*itertools.takewhile(lambda s, n=n: s < n, (2**j for j in itertools.count(1))), n]:  # type: ignore[misc]
+            if (n, size) not in drawn:
+                drawn[n, size] = np.random.RandomState(seed).choice(n, size=(draws, size))
+            index = drawn[n, size]
+            note(f"best@{size}", row[index].max(1))
+            note(f"worst@{size}", row[index].min(1))
+            if label is not None:
+                note(f"maj@{size}", _first_majority(label[index], row[index]))
+    return {name: float(np.mean(values)) for name, values in found.items()}
 
 
 # --- avg@n and intervals ---------------------------------------------------------------------------------------------
@@ -301,6 +311,7 @@ class Average:
 
     `se_problems` holds both the choice of problems and the sampling; `se_runs` only the sampling, the problems being fixed;
     `std_runs` is the spread of one run (run j is sample j of every problem), `std_within` the mean spread inside a problem.
+    `interval` says what `low` and `high` are: `wilson` or `t`.
     """
 
     value: float
@@ -310,31 +321,47 @@ class Average:
     std_within: float
     low: float
     high: float
+    interval: str
 
 
-def avg_at_n(scores: Shaped[np.ndarray, "P n"], *, level: float = 0.95) -> Average:
-    """Mean accuracy over problems and samples. The interval is Student's t over problems; Wilson's for one 0/1 sample each."""
-    scores = np.asarray(scores, dtype=np.float64)
-    if scores.ndim != 2 or not scores.size:
-        raise UsageError(f"scores of shape {scores.shape}: problems x samples with at least one of each are accepted")
-    problems, n = scores.shape
-    each, runs = scores.mean(1), scores.mean(0)
+def avg_at_n(scores: Shaped[np.ndarray, "P n"] | Sequence[Sequence[Any]], *, level: float = 0.95) -> Average:
+    """Mean over problems of the mean over a problem's samples.
+
+    The interval is Student's t over problems; Wilson's for one 0/1 sample each. Problems may have different numbers of samples;
+    then there are no runs to compare.
+
+    Raises:
+        UsageError: no problem, or a problem without a sample.
+    """
+    rows = [np.asarray(row, dtype=np.float64) for row in scores]
+    if not rows or any(row.ndim != 1 or not row.size for row in rows):
+        shape = getattr(scores, "shape", [row.shape for row in rows])
+        raise UsageError(f"scores of shape {shape}: problems x samples with at least one of each are accepted")
+    problems, counts = len(rows), {len(row) for row in rows}
+    each = np.array([row.mean() for row in rows])
     value = float(each.mean())
     se = float(each.std(ddof=1) / math.sqrt(problems)) if problems > 1 else math.nan
-    std_runs = float(runs.std(ddof=1)) if n > 1 else math.nan
-    std_within = float(scores.std(axis=1, ddof=1).mean()) if n > 1 else math.nan
-    if n == 1 and np.isin(scores, (0, 1)).all():
-        low, high = wilson(int(scores.sum()), problems, level=level)
+    n = min(counts)
+    std_runs = float(np.stack(rows).mean(0).std(ddof=1)) if n > 1 and len(counts) == 1 else math.nan
+    std_within = float(np.mean([row.std(ddof=1) for row in rows])) if n > 1 else math.nan
+    if counts == {1} and np.isin(np.stack(rows), (0, 1)).all():
+        low, high = wilson(int(each.sum()), problems, level=level)
+        kind = "wilson"
     else:
         reach = float(special.stdtrit(problems - 1, 0.5 + level / 2)) * se if problems > 1 else math.nan
-        low, high = value - reach, value + reach
-    return Average(value, se, std_runs / math.sqrt(n), std_runs, std_within, low, high)
+        low, high, kind = value - reach, value + reach, "t"
+    return Average(value, se, std_runs / math.sqrt(n), std_runs, std_within, low, high, kind)
+
+
+def normal_quantile(p: float) -> float:
+    """Where the standard normal distribution reaches p: 1.959964 for 0.975."""
+    return float(special.ndtri(p))
 
 
 def wilson(x: int, n: int, *, level: float = 0.95) -> tuple[float, float]:
     """Wilson's interval for x successes of n (1927), exact normal quantile, no continuity correction."""
     _counts(n, x, 1)
-    z = float(special.ndtri(0.5 + level / 2))
+    z = normal_quantile(0.5 + level / 2)
     p, d = x / n, 1 + z * z / n
     middle, reach = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return (middle - reach) / d if x > 0 else 0.0, (middle + reach) / d if x < n else 1.0
@@ -409,6 +436,32 @@ def paired_bootstrap(
     return Difference(float(difference.mean()), float(low), float(high), se, float((means > 0).mean()), len(a))
 
 
+def paired_bootstrap_of_sets(
+    pairs: Sequence[tuple[Shaped[np.ndarray, " _"], Shaped[np.ndarray, " _"]]],
+    weights: Sequence[float],
+    *,
+    level: float = 0.95,
+    draws: int = 10_000,
+    seed: int = 0,
+) -> Difference:
+    """The weighted sum over sets of the mean of a - b; problems are resampled inside each set, so every set keeps its weight.
+
+    Raises:
+        UsageError: a pair of different lengths, or not one weight for each pair.
+    """
+    if len(pairs) != len(weights):
+        raise UsageError(f"{len(pairs)} sets and {len(weights)} weights; one for each is needed")
+    parts = [paired_bootstrap(a, b, level=level, draws=1) for a, b in pairs]
+    means = sum(
+        w * bootstrap_means(np.subtract(a, b, dtype=np.float64), draws=draws, seed=seed + i)
+        for i, ((a, b), w) in enumerate(zip(pairs, weights, strict=True))
+    )
+    low, high = _percentiles(np.asarray(means), level)
+    value = math.fsum(w * p.value for w, p in zip(weights, parts, strict=True))
+    se = math.sqrt(math.fsum((w * p.se) ** 2 for w, p in zip(weights, parts, strict=True)))
+    return Difference(value, float(low), float(high), se, float((np.asarray(means) > 0).mean()), sum(p.problems for p in parts))
+
+
 def interquartile_mean(values: Numbers) -> float:
     """Mean of what is left when a quarter of the values (rounded down) is cut from each end."""
     ordered = np.sort(np.asarray(values, dtype=np.float64).ravel())
@@ -479,12 +532,14 @@ def _golden_maj(
         "subset_maj": {str(x): float(v) for x, v in zip(ks, subset, strict=True)},
         "prefix_maj": {str(x): float(np.mean([prefix_maj(a, c, x) for a, c in rows])) for x in ks if x > 1},
         "nemo_rl_cons_at_k": {str(x): float(np.mean([nemo_rl_cons_at_k(a, c, x) for a, c in rows])) for x in countable},
-        "verl_bootstrap": verl_best(np.asarray(correct), answers, draws=n_bootstrap, seed=seed),
+        "verl_bootstrap": verl_best(correct, answers, draws=n_bootstrap, seed=seed),
     }
 
 
-def _golden_avg(scores: Any, k: int | None = None) -> dict[str, Any]:
-    scores = np.asarray(scores, dtype=np.float64)[:, :k]
+def _golden_avg(scores: Sequence[Sequence[Any]], k: int | None = None) -> dict[str, Any]:
+    if k is not None:
+        _counts([len(row) for row in scores], 0, k)
+    scores = [row[:k] for row in scores]
     found = asdict(avg_at_n(scores))
     return {
         "avg_at_n": found["value"],
@@ -493,18 +548,19 @@ def _golden_avg(scores: Any, k: int | None = None) -> dict[str, Any]:
         "std_err_across_runs": found["se_runs"],
         "avg_sample_std_dev": found["std_within"],
         "stderr_over_problems": found["se_problems"],
-        "pass_at_n": float(best_at_k(scores, scores.shape[1]).mean()),
+        "pass_at_n": float(np.mean([max(row) for row in scores])),
     }
 
 
-def _golden_best(scores: Any, answers: Any = None, seed: int = 42, n_bootstrap: int = 1000) -> dict[str, Any]:
-    scores = np.asarray(scores, dtype=np.float64)
+def _golden_best(scores: Sequence[Sequence[Any]], answers: Any = None, seed: int = 42, n_bootstrap: int = 1000) -> dict[str, Any]:
     found = verl_best(scores, answers, draws=n_bootstrap, seed=seed)
     sizes = sorted({int(name.split("@")[1].split("/")[0]) for name in found if name.startswith("best@")})
+    rows = [np.asarray([row], dtype=np.float64) for row in scores]
+    countable = [size for size in sizes if all(size <= row.shape[1] for row in rows)]
     return {
         "verl_bootstrap": found,
-        "with_replacement_expectation": {str(s): float(best_at_k(scores, s, replace=True).mean()) for s in sizes},
-        "unbiased_pass_at_k": {str(s): float(best_at_k(scores, s).mean()) for s in sizes},
+        "with_replacement_expectation": {str(s): float(np.mean([best_at_k(row, s, replace=True)[0] for row in rows])) for s in sizes},
+        "unbiased_pass_at_k": {str(s): float(np.mean([best_at_k(row, s)[0] for row in rows])) for s in countable},
     }
 
 
