@@ -167,7 +167,7 @@ def evaluate(
         typer.Argument(
             metavar="ARGS",
             show_default=False,
-            help="run=DIR, checkpoint=DIR/checkpoints/step_000100 or model=PATH, and overrides of the recipe.",
+            help="run=DIR, checkpoint=DIR/checkpoints/step_000100 or model=PATH, one or several, and overrides of the recipe.",
         ),
     ] = None,
     pass_at_k: Annotated[int | None, typer.Option("--pass-at-k", metavar="K", min=1, help="Estimate pass@1, 2, 4, ... K.")] = None,
@@ -178,13 +178,22 @@ def evaluate(
     temperature: Annotated[
         float | None, typer.Option(metavar="T", min=0.0, help="Sampling temperature; otherwise eval.temperature.")
     ] = None,
-    problems: Annotated[int | None, typer.Option(metavar="N", min=1, help="The first N held-out problems.")] = None,
+    problems: Annotated[int | None, typer.Option(metavar="N", min=1, help="The first N held-out problems, or of each set.")] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of the evaluation's own draws.")] = None,
     out: Annotated[str | None, typer.Option(metavar="DIR", help="Where to write; otherwise the run's eval folder.")] = None,
+    regrade: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Grade the responses in an evaluation's folder again; nothing is sampled.")
+    ] = None,
+    verl: Annotated[
+        bool, typer.Option("--verl", help="Also verl's best@N, worst@N and maj@N (with replacement), to compare with its logs.")
+    ] = False,
     as_json: AsJson = False,
     config_dir: ConfigDirs = None,
 ) -> None:
-    """Evaluate a run, a checkpoint or a model on held-out problems.
+    """Evaluate runs, checkpoints or models.
+
+    On held-out problems, or on a suite of sets (eval=paper). Several are compared with the first, in pairs. A command that was stopped goes
+    on where it was; responses that are there are not sampled again.
 
     \b
     Examples:
@@ -192,6 +201,9 @@ def evaluate(
       rlent eval --pass-at-k 16 --problems 64 checkpoint=outputs/mine/checkpoints/step_000100
       rlent eval --greedy model=tiny
       rlent eval --pass-at-k 8 model=path/to/model data=file data.path=problems.jsonl
+      rlent eval eval=paper run=outputs/grpo run=outputs/clipcov engine=vllm
+      rlent eval eval=paper 'eval.sets=[aime24,math500]' eval.paths.math500=math500.jsonl model=path/to/model
+      rlent eval --regrade outputs/mine/eval/paper-seed0 grader.mode=any
     """
     from rlent import commands
 
@@ -204,6 +216,8 @@ def evaluate(
         problems=problems,
         seed=seed,
         out=out,
+        regrade=regrade,
+        verl=verl,
         as_json=as_json,
         config_dirs=config_dir or [],
     )

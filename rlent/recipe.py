@@ -33,6 +33,7 @@ from rlent.seats import MANY, SEATS, SINGLE
 from rlent.settings import BLOCKS
 
 BUILT = ("data", "engine")  # blocks built from a class that they name
+CHANGEABLE = ("data", "engine", "eval", "scale", "track")  # groups that may be chosen anew for a recipe that was composed before
 CARD = "recipe"
 
 
@@ -124,18 +125,56 @@ def from_config(config: Mapping[str, Any], *, name: str = "", config_dirs: Seque
     return _finish(tree, {}, {}, [], [str(d) for d in dirs], [], name=name)
 
 
-def with_values(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """A composed configuration with values changed (`data.path=...`); choosing other files needs a new composition.
+def with_values(config: Mapping[str, Any], overrides: Sequence[str], config_dirs: Sequence[str | Path] = ()) -> dict[str, Any]:
+    """A composed configuration with values changed (`data.path=...`) and other files in the groups that do not decide what was trained
+    (`eval=paper`, `data=gsm8k`); choosing other files of a seat or a model needs a new composition.
 
     Raises:
-        RecipeError: an unknown key.
+        RecipeError: an unknown key, an option that does not exist, or a group that cannot be chosen anew.
     """
-    tree, problems = OmegaConf.create(dict(config)), []
+    dirs = _user_dirs([d for d in config_dirs if Path(d).is_dir()])
+    menus = groups(dirs)
+    tree, problems, values = OmegaConf.create(dict(config)), [], []
     for override in parse(overrides):
-        problems.extend(_apply(tree, override, {}, {}))
+        if override.key_or_group not in menus:
+            values.append(override)
+        elif override.key_or_group not in CHANGEABLE:
+            problems.append(f"{override.key_or_group}: cannot be chosen anew for a run that was made (only {', '.join(CHANGEABLE)} can)")
+        elif wrong := _check_pick(override, menus):
+            problems.extend(wrong)
+        else:
+            tree[override.key_or_group] = _compose([override.input_line], dirs)[0][override.key_or_group]
+    for value in values:
+        problems.extend(_apply(tree, value, {}, {}))
     if problems:
         raise RecipeError(problems)
     return OmegaConf.to_container(tree, resolve=True)  # type: ignore[return-value]
+
+
+def option(
+    group: str, name: str, values: Mapping[str, Any], config: Mapping[str, Any], config_dirs: Sequence[str | Path] = ()
+) -> dict[str, Any]:
+    """The block that option `name` of a group would be in a composed recipe, with some of its values set.
+
+    Raises:
+        RecipeError: no such option, no such value, or values that its class does not accept.
+    """
+    dirs = _user_dirs([d for d in config_dirs if Path(d).is_dir()])
+    pick = parse([f"{group}={name}"])[0]
+    if problems := _check_pick(pick, groups(dirs)):
+        raise RecipeError(problems)
+    tree = OmegaConf.create(dict(config))
+    tree[group] = _compose([pick.input_line], dirs)[0][group]
+    for key, value in values.items():
+        if missing := _missing(tree, f"{group}.{key}"):
+            problems.append(f"{group}.{key}: {missing}")
+        else:
+            OmegaConf.update(tree, f"{group}.{key}", value)
+    block: dict[str, Any] = _resolve(tree, problems)[group]
+    problems.extend(_check_built(group, block) if group in BUILT else [])
+    if problems:
+        raise RecipeError(problems, where=f"{group}={name}")
+    return block
 
 
 def _finish(
@@ -241,7 +280,7 @@ def _apply(config: DictConfig, override: Override, sources: dict[str, str], menu
     if override.is_sweep_override():
         return [f"{key}: '{override.input_line}' is a sweep; add -m to run one job for each value"]
     missing = _missing(config, key)
-    free = key.split(".")[0] in ("models", "card")
+    free = key.split(".")[0] in ("models", "card") or key.startswith("eval.paths.")
     if override.is_delete():
         if missing:
             return [f"{key}: {missing}"]
@@ -350,6 +389,11 @@ def _check_built(place: str, spec: Any) -> list[str]:
     nested = {k for k, v in spec.items() if isinstance(v, Mapping) and "_target_" in v}
     found = check_options(place, maker, given, spec["_target_"])
     return problems + [p for p in found if not any(p.startswith(f"{place}.{k}:") for k in nested)]
+
+
+def check_built(place: str, spec: Mapping[str, Any]) -> list[str]:
+    """Problems of a block that names its class, by the options its class takes; empty if it can be built."""
+    return _check_built(place, spec)
 
 
 def build(spec: Mapping[str, Any], **more: Any) -> Any:

@@ -25,6 +25,8 @@ from rlent.data.problems import Problems, draw
 from rlent.engine.make import make_engine
 from rlent.errors import CheckpointError, DataError, EngineError, NonFinite, RlentError, UsageError
 from rlent.eval.evaluate import evaluate
+from rlent.eval.report import Report
+from rlent.eval.suite import Ask, benches
 from rlent.fit import LiveLaw
 from rlent.folder import RunFolder
 from rlent.knobs import Knobs
@@ -35,7 +37,7 @@ from rlent.policy.parts import run_halving
 from rlent.policy.policy import Policy
 from rlent.policy.shard import Sharding
 from rlent.recipe import Recipe, build, differences, from_config
-from rlent.sampling.draw import Decoding, stop_tokens
+from rlent.sampling.draw import stop_tokens
 from rlent.sampling.group import GroupSampler
 from rlent.track import Tracker
 from rlent.types import Batch, Problem, Verdict
@@ -104,6 +106,9 @@ class Run:
         self.stop = stop_tokens(self.tokenizer, getattr(self.policy.model, "generation_config", None))
         self.findings = _examine(self.source, self.policy, world)
         self.grader = self.source.grader
+        self.benches = []
+        if config["eval"]["every"]:  # what is wrong with a set is said before the first step
+            self.benches = benches(recipe, Ask(problems=config["eval"]["problems"]), made={repr(config["data"]): self.source})
         self.template = self.source.template
         self.data = Feed(self.source.train, self.seed)
         self.engine = make_engine(config["engine"], self.policy)
@@ -229,8 +234,9 @@ class Run:
                 self.folder.status(state, self.done, reason)
             self.tracker.finish(state)
         finally:
-            if hasattr(self.grader, "close"):
-                self.grader.close()
+            for grader in {id(g): g for g in (self.grader, *(b.grader for b in self.benches))}.values():
+                if hasattr(grader, "close"):
+                    grader.close()
             self.folder.release()
 
     def _export(self) -> None:
@@ -477,30 +483,27 @@ class Run:
         self.kept = None
 
     def evaluate(self) -> dict[str, float]:
-        """pass@k of the current policy on held-out problems."""
+        """pass@k of the current policy on held-out problems, or on each set of `eval.sets`."""
         settings = self.recipe["eval"]
-        problems = self.source.held_out[: settings["problems"] or len(self.source.held_out)]
-        decoding = Decoding(
-            temperature=settings["temperature"],
-            top_p=settings["top_p"],
-            top_k=settings["top_k"],
-            max_tokens=settings["max_tokens"] or int(self.recipe["sampler"]["max_tokens"]),
-        )
-        result = evaluate(
-            self.engine,
-            self.tokenizer,
-            problems,
-            self.grader,
-            n=settings["n"],
-            ks=settings["ks"],
-            decoding=decoding,
-            seed=settings["seed"],
-            template=self.template,
-            stop=self.stop,
-            respond=self.sampler.respond,
-            world=self.world,
-        )
-        return dict(result.metrics())
+        found = {
+            bench.name: evaluate(
+                self.engine,
+                self.tokenizer,
+                bench.problems,
+                bench.grader,
+                n=bench.n,
+                ks=bench.ks,
+                decoding=bench.decoding,
+                seed=settings["seed"],
+                template=bench.template,
+                stop=self.stop,
+                batch_rows=settings.get("batch_rows", 1024),
+                respond=self.sampler.respond,
+                world=self.world,
+            )
+            for bench in self.benches
+        }
+        return Report("", found).metrics() if settings.get("sets") else next(iter(found.values())).metrics()
 
     def _samples(self, scored: Batch) -> list[dict[str, Any]]:
         """The first responses this rank sampled, with their rewards, which the rank that trained on them knows."""

@@ -7,7 +7,7 @@ Defaults live in the option files, where each has a remark.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from rlent.options import Count, NonNegative, Positive, PositiveCount, Range, Share
@@ -82,14 +82,18 @@ class Optim:
 @dataclass(frozen=True, kw_only=True)
 class Eval:
     every: Count
-    n: PositiveCount
+    n: PositiveCount | None
     ks: list[PositiveCount]
     problems: PositiveCount | None
-    temperature: NonNegative
-    top_p: Annotated[float, Range(0.0, 1.0, low_open=True)]
+    temperature: NonNegative | None
+    top_p: Annotated[float, Range(0.0, 1.0, low_open=True)] | None
     top_k: Count
     max_tokens: PositiveCount | None
     seed: int
+    sets: list[str] = field(default_factory=list)
+    paths: Mapping[str, str] = field(default_factory=dict)
+    template: str | None = None
+    batch_rows: PositiveCount = 1024
 
 
 @dataclass(frozen=True, kw_only=True)

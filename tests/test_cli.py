@@ -187,6 +187,8 @@ def test_a_defect_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
                     "problems": 9,
                     "seed": 3,
                     "out": "x",
+                    "regrade": None,
+                    "verl": False,
                     "as_json": True,
                     "config_dirs": [],
                 },

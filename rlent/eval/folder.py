@@ -1,6 +1,7 @@
 """The evaluation folder: settings first, responses as they are drawn, and how a killed evaluation goes on.
 
 settings.json     what decides the responses and verdicts; checked when an evaluation is continued
+problems.jsonl    the problems, each once, with everything the grader may read
 responses.jsonl   one response a line, as they are drawn (`responses.<rank>.jsonl` where several ranks draw)
 eval.json         the numbers, the settings and the counts of each problem; written last
 """
@@ -10,12 +11,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from rlent.errors import DataError, RlentError, UsageError
+from rlent.types import Problem
 from rlent.world import World
 
 
@@ -51,14 +53,19 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value, default=str))
 
 
-def open_folder(out: Path | None, fixed: Mapping[str, Any], world: World) -> Found:
-    """Check or write the folder's settings, and read the responses in it; rank 0 does, all ranks know or raise."""
+def open_folder(
+    out: Path | None, fixed: Mapping[str, Any], world: World, *, problems: Sequence[Problem] = (), extra: Mapping[str, Any] | None = None
+) -> Found:
+    """Check or write the folder's settings, and read the responses in it; rank 0 does, all ranks know or raise.
+
+    `fixed` must be the same when an evaluation is continued; `extra` is written beside it and not compared.
+    """
     if out is None:
         return {}
     answer: Any = None
     if world.leads:
         try:
-            answer = _read(out, _plain(fixed))
+            answer = _read(out, _plain(fixed), problems, _plain(extra or {}))
         except RlentError as error:
             answer = error
     answer = world.broadcast(answer)
@@ -67,16 +74,18 @@ def open_folder(out: Path | None, fixed: Mapping[str, Any], world: World) -> Fou
     return answer  # type: ignore[no-any-return]
 
 
-def _read(out: Path, fixed: Mapping[str, Any]) -> Found:
+def _read(out: Path, fixed: Mapping[str, Any], problems: Sequence[Problem], extra: Mapping[str, Any]) -> Found:
     settings, files = out / "settings.json", sorted(out.glob("responses*.jsonl"))
     if files and not settings.exists():
         raise UsageError(f"{out} has responses but no settings.json, so nothing says how they were drawn; use another folder")
     if not settings.exists():
         out.mkdir(parents=True, exist_ok=True)
-        write_json(settings, {"fingerprint": _fingerprint(fixed), **fixed})
+        write_lines(out / "problems.jsonl", problems)
+        write_json(settings, {"fingerprint": _fingerprint(fixed), **fixed, "extra": extra})
         return {}
     try:
         old = json.loads(settings.read_text(encoding="utf-8"))
+        old.pop("extra", None)
         made_with = old.pop("fingerprint")
     except (ValueError, KeyError, AttributeError) as error:
         raise UsageError(f"{settings} cannot be read ({error}); use another folder") from error
@@ -85,7 +94,7 @@ def _read(out: Path, fixed: Mapping[str, Any]) -> Found:
         raise UsageError(f"{out} was made with other settings: {'; '.join(what)}. Use another folder, or the same settings to continue it")
     found: Found = {}
     for path in files:
-        for sample in _read_samples(path):
+        for sample in read_samples(path):
             found.setdefault((sample.source, sample.problem), {}).setdefault(sample.sample, sample)
     return found
 
@@ -94,8 +103,8 @@ def _fingerprint(fixed: Mapping[str, Any]) -> str:
     return hashlib.blake2b(json.dumps(fixed, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
 
 
-def _read_samples(path: Path) -> Iterator[Sample]:
-    """The file's lines. A last line that a kill left broken is cut off the file, so that the next one begins on its own."""
+def read_samples(path: Path, *, mend: bool = True) -> Iterator[Sample]:
+    """The file's lines. A last line that a kill left broken is cut off the file (`mend`), so that the next one begins on its own."""
     data = path.read_bytes()
     at = 0
     for number, line in enumerate(data.splitlines(keepends=True), start=1):
@@ -106,7 +115,8 @@ def _read_samples(path: Path) -> Iterator[Sample]:
             sample = Sample(**row)
         except (ValueError, TypeError) as error:
             if at + len(line) == len(data):
-                os.truncate(path, at)
+                if mend:
+                    os.truncate(path, at)
                 return
             raise DataError(f"{path}, line {number}: not a response ({error}); remove the line to have it drawn again") from error
         at += len(line)
@@ -115,21 +125,54 @@ def _read_samples(path: Path) -> Iterator[Sample]:
 
 def append(path: Path, samples: Sequence[Sample]) -> None:
     """Add lines to the file and see them on disk. Lone surrogates in a response are written as JSON escapes."""
-    text = "".join(json.dumps(asdict(s), ensure_ascii=False, default=str) + "\n" for s in samples)
     with path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-        file.write(text)
+        file.write(_lines(samples))
         file.flush()
         os.fsync(file.fileno())
 
 
+def _lines(rows: Iterable[Any]) -> str:
+    """Data objects as JSON lines."""
+    return "".join(
+        json.dumps({f.name: getattr(row, f.name) for f in fields(row)}, ensure_ascii=False, default=_json) + "\n" for row in rows
+    )
+
+
+def _json(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else str(value)
+
+
+def write_lines(path: Path, rows: Iterable[Any]) -> None:
+    """Write a file of JSON lines at once: either all of it is there, or what was there before."""
+    _replace(path, _lines(rows))
+
+
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
     """Write the document at once: either all of it is there, or what was there before."""
+    _replace(path, json.dumps(document, indent=1, ensure_ascii=False, default=str) + "\n")
+
+
+def _replace(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(
-        json.dumps(document, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8", errors="backslashreplace"
-    )
+    temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
     os.replace(temporary, path)
+
+
+def read_problems(path: Path) -> dict[tuple[str, str], Problem]:
+    """The problems of an evaluation's folder by (source, id).
+
+    Raises:
+        DataError: a line that is no problem.
+    """
+    found: dict[tuple[str, str], Problem] = {}
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            p = Problem(**json.loads(line))
+        except (ValueError, TypeError) as error:
+            raise DataError(f"{path}, line {number}: not a problem ({error})") from error
+        found[p.source, p.id] = p
+    return found
 
 
 def changes(old: Any, new: Any, where: str = "") -> Iterator[str]:

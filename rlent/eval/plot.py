@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.table import Table
 
+    from rlent.eval.report import Report
+
 Rows = Sequence[Mapping[str, Any]]
 
 ENTROPY = "entropy/mean"
@@ -124,6 +126,32 @@ def _pass_panel(axes: Axes, evals: Mapping[str, Evaluation], start: Evaluation |
     clean(axes)
 
 
+def _sets_panel(axes: Axes, reports: Sequence[Report], names: Sequence[str], colour: Mapping[str, str]) -> None:
+    places = [*names, *reports[0].means]
+    step = min(0.16, 0.7 / len(reports))
+    highest = 0.0
+    for i, r in enumerate(reports):
+        at = [x + step * (i - (len(reports) - 1) / 2) for x in range(len(places))]
+        points = [*(r.sets[name].average for name in names), *r.means.values()]
+        values = [p.value for p in points]
+        lows = [p.value if math.isnan(p.low) else p.low for p in points]
+        highs = [p.value if math.isnan(p.high) else p.high for p in points]
+        highest = max(highest, *highs)
+        spread = [[v - x for v, x in zip(values, lows, strict=True)], [x - v for v, x in zip(values, highs, strict=True)]]
+        style = {"color": colour[r.label], "marker": PALETTE[colour[r.label]], "markersize": 5.5, "linestyle": "none"}
+        axes.errorbar(at, values, yerr=spread, label=r.label, elinewidth=1.4, capsize=2.5, zorder=3, **style)
+    axes.axvline(len(names) - 0.5, color="#9a9a9a", linewidth=0.8, linestyle=":")
+    axes.set_xticks(range(len(places)), [p.replace("_", "\n", 1) if p in reports[0].means else p.replace("_", "_\n", 1) for p in places])
+    axes.tick_params(axis="x", labelsize=8)
+    axes.set_xlim(-0.6, len(places) - 0.4)
+    axes.set_ylim(0, min(1.02, 1.08 * highest + 0.01))
+    axes.set_ylabel("avg@n, share correct")
+    clean(axes)
+    axes.grid(False, axis="x")
+    if len(reports) > 1:
+        axes.legend(frameon=False, loc="best", fontsize=9)
+
+
 def _entropy_panel(axes: Axes, runs: Mapping[str, Rows], colour: Mapping[str, str], smooth: int) -> None:
     highest = 0.0
     for name, rows in runs.items():
@@ -151,8 +179,8 @@ def _entropy_panel(axes: Axes, runs: Mapping[str, Rows], colour: Mapping[str, st
     clean(axes)
 
 
-def finish(figure: Figure, caption: str, out: Path, table: Sequence[Sequence[Any]]) -> list[Path]:
-    """Write the caption, the picture as PNG and SVG, and the numbers as CSV."""
+def finish(figure: Figure, caption: str, out: Path, table: Sequence[Sequence[Any]], *, dark: bool = False) -> list[Path]:
+    """Write the caption, the picture as PNG and SVG, and the numbers as CSV; with `dark` also `<name>-dark.png`, for dark pages."""
     from matplotlib import rc_context
 
     width = int(figure.get_figwidth() * 16.8)
@@ -168,7 +196,42 @@ def finish(figure: Figure, caption: str, out: Path, table: Sequence[Sequence[Any
         figure.savefig(made[1], metadata={"Date": None, "Creator": "rlent"})
     with made[2].open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows(table)
+    if dark:
+        darken(figure)
+        made.append(base.with_name(f"{base.name}-dark.png"))
+        figure.savefig(made[3], dpi=160, metadata={"Software": "rlent"})
     return made
+
+
+ON_DARK = {"#000000": "#ffffff", "#0072b2": "#4ba3dd"}
+"""Colours of the palette that a dark page swallows, and what stands for them there."""
+
+
+def darken(figure: Figure) -> None:
+    """Turn a finished figure into one for a dark page: light text and axes on near-black, and the dark colours lightened."""
+    from matplotlib.collections import Collection
+    from matplotlib.colors import to_hex
+    from matplotlib.lines import Line2D
+    from matplotlib.text import Text
+
+    ground, ink, faint = "#0d1117", "#e6edf3", "#30363d"
+    figure.set_facecolor(ground)
+    for axes in figure.axes:
+        axes.set_facecolor(ground)
+        axes.tick_params(colors=ink, which="both")
+        for line in (*axes.get_xgridlines(), *axes.get_ygridlines()):
+            line.set_color(faint)
+        for spine in axes.spines.values():
+            spine.set_color("#8b949e")
+    for text in figure.findobj(Text):
+        text.set_color("#9da7b3" if text.get_color() == "#555555" else ink)
+    for line in figure.findobj(Line2D):
+        if (light := ON_DARK.get(to_hex(line.get_color()))) is not None:
+            line.set(color=light, markerfacecolor=light, markeredgecolor=light)
+    for band in figure.findobj(Collection):
+        found = [*band.get_facecolor(), *band.get_edgecolor()]
+        if found and (light := ON_DARK.get(to_hex(found[0][:3]))) is not None:
+            band.set_color(light)  # the alpha of the artist stays
 
 
 def figure_of(width: float, height: float) -> Figure:
@@ -224,7 +287,45 @@ def plot_pass_at_k(
     axes.set_title(title or "pass@k", loc="left", fontsize=11, fontweight="bold")
     axes.legend(frameon=False, loc="best")
     shown = [*([start] if start is not None else []), *named.values()]
-    return finish(figure, f"{caption} {_about(shown)}".strip(), out, [HEADER, *_pass_rows(named, start)])
+    return finish(figure, f"{caption} {_about(shown)}".strip(), out, [HEADER, *_pass_rows(named, start)], dark=True)
+
+
+def plot_sets(reports: Sequence[Report], out: Path, *, title: str = "", caption: str = "") -> list[Path]:
+    """avg@n on each set and the two means, a point with its interval for each model, and below it pass@k on the sampled sets.
+
+    Writes `out`.png, .svg, .csv and -dark.png and returns their paths.
+
+    Raises:
+        DataError: there is nothing to plot.
+    """
+    if not reports or not reports[0].sets:
+        raise DataError("no sets to plot")
+    names = [name for name in reports[0].sets if all(name in r.sets for r in reports)]
+    sampled = [name for name in names if all(r.sets[name].ladder[-1] > 1 for r in reports)]
+    colour = colours(r.label for r in reports)
+    columns = min(4, len(sampled))
+    lines = -(-len(sampled) // columns) if sampled else 0
+    figure = figure_of(max(7.0, 1.15 * (len(names) + 2)), 4.2 + 2.7 * lines)
+    grid = figure.add_gridspec(1 + lines, max(1, columns), height_ratios=[1.35] + [1.0] * lines)
+    top = figure.add_subplot(grid[0, :])
+    _sets_panel(top, reports, names, colour)
+    top.set_title(title or "avg@n by set", loc="left", fontsize=11, fontweight="bold")
+    for i, name in enumerate(sampled):
+        axes = figure.add_subplot(grid[1 + i // columns, i % columns])
+        _pass_panel(axes, {r.label: r.sets[name] for r in reports}, None, colour)
+        axes.set_title(f"pass@k on {name}", loc="left", fontsize=10)
+        axes.set_xlabel("k (log scale)")
+        axes.set_ylabel("share solved" if i % columns == 0 else "")
+    sizes = "; ".join(f"{name} {reports[0].sets[name].size()}" for name in names)
+    text = f"{caption} {LEVEL:.0%} intervals over problems. {sizes}. mean_of_sets: every set the same weight; mean_of_rows: weight by responses."
+    table: list[list[Any]] = []
+    for r in reports:
+        for name in names:
+            e = r.sets[name]
+            table.append([r.label, f"{name}/avg", e.n, e.average.value, e.average.low, e.average.high, len(e.problems), e.n])
+            table += [[r.label, f"{name}/pass_at_k", k, p.value, p.low, p.high, len(e.problems), e.n] for k, p in e.pass_at_k.items()]
+        table += [[r.label, kind, "", m.value, m.low, m.high, "", ""] for kind, m in r.means.items()]
+    return finish(figure, text.strip(), out, [HEADER, *table], dark=True)
 
 
 def curves(

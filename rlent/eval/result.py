@@ -6,7 +6,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rlent.errors import DataError, UsageError
-from rlent.eval.folder import Sample, changes, write_json
+from rlent.eval.folder import Sample, write_json
 from rlent.math import passk
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 LEVEL = 0.95
 DRAWS = 10_000
+INTERVALS = {"wilson": "Wilson", "t": "Student's t"}
 
 
 def ladder(most: int) -> list[int]:
@@ -52,6 +53,7 @@ class Tally:
     status: Mapping[str, int]
     tokens: int
     nll: float  # summed over tokens
+    votes: str = ""  # the class of each sample's answer, `-` for none, separated by spaces
 
     @property
     def n(self) -> int:
@@ -80,6 +82,7 @@ def tally(samples: Sequence[Sample], ks: Sequence[int], equal: Callable[[str, st
         status=dict(sorted(Counter(s.status for s in samples).items())),
         tokens=sum(s.tokens for s in samples),
         nll=math.fsum(s.nll * s.tokens for s in samples),
+        votes=" ".join(str(c) if c >= 0 else "-" for c in classes),
     )
 
 
@@ -110,8 +113,8 @@ class Evaluation:
 
     @property
     def n(self) -> int:
-        """Samples of each problem."""
-        return self.problems[0].n
+        """Samples of each problem; where problems have different numbers, the smallest."""
+        return min(t.n for t in self.problems)
 
     @property
     def ladder(self) -> list[int]:
@@ -119,22 +122,50 @@ class Evaluation:
 
     @cached_property
     def average(self) -> passk.Average:
-        """avg@n and its errors."""
-        return passk.avg_at_n(np.array([[int(v) for v in t.verdicts] for t in self.problems]), level=LEVEL)
+        """avg@n and its errors; the interval is cut to 0 ... 1."""
+        found = passk.avg_at_n([[int(v) for v in t.verdicts] for t in self.problems], level=LEVEL)
+        low, high = (float(np.clip(x, 0, 1)) for x in (found.low, found.high))  # NaN stays NaN
+        return replace(found, low=low, high=high)
+
+    @property
+    def accuracy(self) -> passk.Array:
+        """Share of correct samples of each problem [P]."""
+        return np.array([t.correct / t.n for t in self.problems])
 
     def pass_values(self, k: int) -> passk.Array:
         """pass@k of each problem [P]."""
         return passk.pass_at_k([t.n for t in self.problems], [t.correct for t in self.problems], k)
 
+    def maj_values(self, k: int) -> passk.Array:
+        """maj@k of each problem [P]."""
+        return np.array([t.maj[k] for t in self.problems])
+
     @cached_property
     def pass_at_k(self) -> dict[int, Estimate]:
-        return self._estimates(np.stack([self.pass_values(k) for k in self.ladder], 1))
+        """pass@k for the k of the ladder. Of one sample each it is the average, with the average's interval (Wilson's)."""
+        if self.n == 1 and self.ladder == [1]:
+            return {1: Estimate(self.average.value, self.average.low, self.average.high)}
+        return self._estimates([self.pass_values(k) for k in self.ladder])
 
     @cached_property
     def maj_at_k(self) -> dict[int, Estimate]:
-        return self._estimates(np.array([[t.maj[k] for k in self.ladder] for t in self.problems]))
+        return self._estimates([self.maj_values(k) for k in self.ladder])
 
-    def _estimates(self, values: passk.Array) -> dict[int, Estimate]:
+    @cached_property
+    def pass_hat_k(self) -> dict[int, Estimate]:
+        """pass^k: all of k samples are right."""
+        n, c = [t.n for t in self.problems], [t.correct for t in self.problems]
+        return self._estimates([passk.pass_hat_k(n, c, k) for k in self.ladder])
+
+    def verl(self) -> dict[str, float]:
+        """`verl_best@N/mean` and the like: what verl's validation would log. Votes are over classes of equal answers."""
+        votes = [[None if v == "-" else v for v in t.votes.split()] for t in self.problems]
+        whole = all(len(v) == t.n for v, t in zip(votes, self.problems, strict=True))
+        found = passk.verl_best([[int(v) for v in t.verdicts] for t in self.problems], votes if whole else None)
+        return {f"verl_{name}": value for name, value in found.items()}
+
+    def _estimates(self, of_k: Sequence[passk.Array]) -> dict[int, Estimate]:
+        values = np.stack(of_k, 1)
         low, high = passk.bootstrap_interval(values, level=LEVEL, draws=DRAWS)
         columns = zip(self.ladder, values.mean(0), low, high, strict=True)
         return {k: Estimate(float(v), float(lo), float(hi)) for k, v, lo, hi in columns}
@@ -153,6 +184,11 @@ class Evaluation:
     def unanswered(self) -> float:
         """Share of responses without an answer."""
         return sum(t.unanswered for t in self.problems) / self.rows
+
+    @property
+    def timed_out(self) -> float:
+        """Share of responses on which the grader ran out of time."""
+        return sum(t.status.get("timeout", 0) for t in self.problems) / self.rows
 
     @property
     def status(self) -> dict[str, int]:
@@ -177,29 +213,37 @@ class Evaluation:
         sources = dict.fromkeys(t.source for t in self.problems)
         return {s: Evaluation(self.label, self.ks, tuple(t for t in self.problems if t.source == s), self.settings) for s in sources}
 
-    def metrics(self) -> dict[str, float]:
+    def metrics(self, prefix: str = "eval") -> dict[str, float]:
         """Numbers to log: `eval/avg`, `eval/pass@k` and `eval/maj@k` for the k asked for, intervals of pass@k, and the shares."""
-        found = {"eval/avg": self.average.value}
+        found = {"avg": self.average.value}
         for k in self.ks:
             one = self.pass_at_k[k]
-            found |= {f"eval/pass@{k}": one.value, f"eval/pass@{k}_low": one.low, f"eval/pass@{k}_high": one.high}
-            found[f"eval/maj@{k}"] = self.maj_at_k[k].value
-        return {**found, "eval/cut": self.cut, "eval/unanswered": self.unanswered, "eval/length": self.length, "eval/nll": self.nll}
+            found |= {f"pass@{k}": one.value, f"pass@{k}_low": one.low, f"pass@{k}_high": one.high}
+            found[f"maj@{k}"] = self.maj_at_k[k].value
+        found |= {"cut": self.cut, "unanswered": self.unanswered, "length": self.length, "nll": self.nll}
+        return {f"{prefix}/{name}": value for name, value in found.items()}
 
-    def _summary(self) -> dict[str, Any]:
-        return {
+    def summary(self) -> dict[str, Any]:
+        """Every number but those of single problems."""
+        found = {
             "problems": len(self.problems),
             "samples": self.n,
+            "responses": self.rows,
             "avg": asdict(self.average),
             "pass_at_k": {str(k): asdict(e) for k, e in self.pass_at_k.items()},
             "maj_at_k": {str(k): asdict(e) for k, e in self.maj_at_k.items()},
+            "pass_hat_k": {str(k): asdict(e) for k, e in self.pass_hat_k.items()},
             "cut": self.cut,
             "unanswered": self.unanswered,
-            "timed_out": self.status.get("timeout", 0) / self.rows,
+            "timed_out": self.timed_out,
             "status": self.status,
             "length": self.length,
             "nll": self.nll,
         }
+        if all(t.n == 1 for t in self.problems):
+            x, n = sum(t.correct for t in self.problems), len(self.problems)
+            found["wilson"], found["clopper_pearson"] = passk.wilson(x, n, level=LEVEL), passk.clopper_pearson(x, n, level=LEVEL)
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as plain values (no NaN: what cannot be estimated is None)."""
@@ -208,21 +252,21 @@ class Evaluation:
             "label": self.label,
             "ks": list(self.ks),
             "level": LEVEL,
-            **self._summary(),
-            "by_source": {source: part._summary() for source, part in parts.items()} if len(parts) > 1 else {},
+            **self.summary(),
+            "by_source": {source: part.summary() for source, part in parts.items()} if len(parts) > 1 else {},
             "seconds": dict(self.seconds),
             "settings": dict(self.settings),
             "per_problem": [
                 {**asdict(t), "n": t.n, "correct": t.correct, "maj": {str(k): v for k, v in t.maj.items()}} for t in self.problems
             ],
         }
-        return _without_nan(document)  # type: ignore[no-any-return]
+        return without_nan(document)  # type: ignore[no-any-return]
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Evaluation:
         """The evaluation that `to_dict` described. Numbers are computed again from the counts."""
         tallies = tuple(
-            Tally(**{**{name: row[name] for name in Tally.__slots__}, "maj": {int(k): v for k, v in row["maj"].items()}})
+            Tally(**{**{name: row[name] for name in Tally.__slots__ if name in row}, "maj": {int(k): v for k, v in row["maj"].items()}})
             for row in document["per_problem"]
         )
         return cls(document["label"], tuple(document["ks"]), tallies, document["settings"], document.get("seconds", {}))
@@ -247,12 +291,18 @@ class Evaluation:
         """Write the document at once: either all of it is there, or what was there before."""
         write_json(path, self.to_dict())
 
+    def counts(self) -> str:
+        """`64 problems x 128 samples`: what belongs beside every number."""
+        most = max(t.n for t in self.problems)
+        samples = f"{self.n} to {most}" if most > self.n else f"{self.n}"
+        return f"{_many(len(self.problems), 'problem')} x {samples} sample{'s' if most > 1 else ''}"
+
     def size(self) -> str:
-        """`64 problems x 128 samples, T 1, seed 0`: what belongs beside every number."""
-        decoding = self.settings.get("decoding", {})
-        said = [f"{len(self.problems)} problems x {self.n} sample{'s' if self.n > 1 else ''}"]
+        """`counts`, and how the samples were drawn."""
+        decoding = self.settings.get("decoding") or {}
+        said = [self.counts()]
         if decoding:
-            said.append(f"T {decoding['temperature']:g}")
+            said.append(f"T {decoding['temperature']:g}" if decoding["temperature"] else "greedy")
             said += [f"top-p {decoding['top_p']:g}"] if decoding["top_p"] < 1 else []
             said += [f"top-k {decoding['top_k']}"] if decoding["top_k"] else []
         if "seed" in self.settings:
@@ -267,9 +317,9 @@ class Evaluation:
 
         a = self.average
         rows = [("metric", "value", "low", "high"), (f"avg@{self.n}", number(a.value), number(a.low), number(a.high))]
-        rows += [(f"pass@{k}", number(e.value), number(e.low), number(e.high)) for k, e in self.pass_at_k.items()]
-        rows += [(f"maj@{k}", number(e.value), number(e.low), number(e.high)) for k, e in self.maj_at_k.items()]
-        shares = {"cut": self.cut, "unanswered": self.unanswered, "length": self.length, "nll": self.nll}
+        for name, found in (("pass@", self.pass_at_k), ("maj@", self.maj_at_k), ("pass^", self.pass_hat_k)):
+            rows += [(f"{name}{k}", number(e.value), number(e.low), number(e.high)) for k, e in found.items()]
+        shares = {"cut": self.cut, "unanswered": self.unanswered, "timed_out": self.timed_out, "length": self.length, "nll": self.nll}
         rows += [(name, number(value), "", "") for name, value in shares.items()]
         return [*rows, ("se_problems", number(a.se_problems), "", ""), ("se_runs", number(a.se_runs), "", "")]
 
@@ -278,14 +328,15 @@ class Evaluation:
         from rich.table import Table
 
         a = self.average
-        spread = [f"±{a.se_problems:.3f} over problems"] if not math.isnan(a.se_problems) else []
-        spread += [f"±{a.se_runs:.3f} over runs"] if not math.isnan(a.se_runs) else []
-        odd = {s: c for s, c in self.status.items() if s not in ("ok", "no_answer")}
+        spread = [f"({a.low:.3f} .. {a.high:.3f}, {INTERVALS[a.interval]})"] if not math.isnan(a.low) else []
+        spread += [f"se_problems {a.se_problems:.3f}"] if not math.isnan(a.se_problems) else []
+        spread += [f"se_runs {a.se_runs:.3f}"] if not math.isnan(a.se_runs) else []
+        odd = {s: c for s, c in self.status.items() if s not in ("ok", "no_answer", "timeout")}
         table = Table(
             title=f"{self.label or 'evaluation'}: {self.size()}",
-            caption=f"avg@{self.n} {a.value:.3f} {', '.join(spread)}\n"
-            f"cut {self.cut:.1%}, unanswered {self.unanswered:.1%}, {self.length:.1f} tokens, nll {self.nll:.3f} nats/token"
-            + "".join(f", {s} {c}" for s, c in odd.items()),
+            caption=f"avg@{self.n} {' '.join([f'{a.value:.3f}', *spread])}\n"
+            f"cut {self.cut:.1%}, unanswered {self.unanswered:.1%}, timed out {self.timed_out:.1%}, "
+            f"{self.length:.1f} tokens, nll {self.nll:.3f} nats/token" + "".join(f", {s} {c}" for s, c in odd.items()),
             caption_justify="left",
             title_justify="left",
         )
@@ -298,88 +349,13 @@ class Evaluation:
         return table
 
 
-def _without_nan(value: Any) -> Any:
+def _many(count: int, thing: str) -> str:
+    return f"{count} {thing}{'' if count == 1 else 's'}"
+
+
+def without_nan(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _without_nan(v) for key, v in value.items()}
+        return {key: without_nan(v) for key, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_without_nan(v) for v in value]
+        return [without_nan(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-# --- comparing -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Paired differences, label - base, on the problems that all evaluations share."""
-
-    base: str
-    problems: int
-    differences: Mapping[str, Mapping[int, passk.Difference]]
-    notes: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        rows = {label: {str(k): asdict(d) for k, d in by_k.items()} for label, by_k in self.differences.items()}
-        document = {"base": self.base, "problems": self.problems, "level": LEVEL, "pass_at_k": rows, "notes": list(self.notes)}
-        return _without_nan(document)  # type: ignore[no-any-return]
-
-    def plain(self) -> list[tuple[str, ...]]:
-        """Rows of text for a pipe, a header first."""
-        rows: list[tuple[str, ...]] = [("evaluation", "base", "k", "difference", "low", "high", "problems")]
-        for label, by_k in self.differences.items():
-            rows += [
-                (label, self.base, str(k), f"{d.value:+.4f}", f"{d.low:+.4f}", f"{d.high:+.4f}", str(d.problems)) for k, d in by_k.items()
-            ]
-        return rows
-
-    def table(self) -> Table:
-        """One row for each k, one column for each evaluation; differences whose interval leaves out 0 are bold."""
-        from rich.table import Table
-
-        caption = "\n".join([f"paired bootstrap over problems, {LEVEL:.0%}", *self.notes])
-        title = f"pass@k, difference from {self.base}, {self.problems} common problems"
-        table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
-        table.add_column("k", justify="right")
-        for label in self.differences:
-            table.add_column(label, justify="right", no_wrap=True)
-        for k in next(iter(self.differences.values())):
-            cells = []
-            for by_k in self.differences.values():
-                d = by_k[k]
-                text = f"{d.value:+.3f}  ({d.low:+.3f} .. {d.high:+.3f})"
-                cells.append(f"[bold]{text}[/bold]" if d.low > 0 or d.high < 0 else text)
-            table.add_row(str(k), *cells)
-        return table
-
-
-def compare(evals: Sequence[Evaluation], *, seed: int = 0) -> Comparison:
-    """Each evaluation against the first, problem by problem, at every k that all of them have.
-
-    Settings that differ and change scores (template, decoding, data, grader) are named in `notes`.
-
-    Raises:
-        UsageError: fewer than two evaluations, two with the same label, or no common problem or k.
-    """
-    if len(evals) < 2:
-        raise UsageError("a comparison needs at least two evaluations")
-    labels = [e.label or f"evaluation {i + 1}" for i, e in enumerate(evals)]
-    if len(set(labels)) < len(labels):
-        raise UsageError(f"evaluations need different labels; found {', '.join(labels)}")
-    rows = [{(t.source, t.id): i for i, t in enumerate(e.problems)} for e in evals]
-    common = [key for key in rows[0] if all(key in r for r in rows)]
-    ks = sorted(set.intersection(*({*e.ladder} for e in evals)))
-    if not common or not ks:
-        raise UsageError("the evaluations have no problem in common" if not common else "the evaluations have no k in common")
-    picked = [[r[key] for key in common] for r in rows]
-    base = {k: evals[0].pass_values(k)[picked[0]] for k in ks}
-    differences = {
-        label: {k: passk.paired_bootstrap(e.pass_values(k)[index], base[k], level=LEVEL, draws=DRAWS, seed=seed) for k in ks}
-        for label, e, index in zip(labels[1:], evals[1:], picked[1:], strict=True)
-    }
-    notes = [
-        f"{label} differs from {labels[0]}: {change}"
-        for label, e in zip(labels[1:], evals[1:], strict=True)
-        for part in ("decoding", "template", "grader", "data", "cut_is_wrong")
-        for change in changes(evals[0].settings.get(part), e.settings.get(part), part)
-    ]
-    return Comparison(labels[0], len(common), differences, tuple(notes))

@@ -440,9 +440,6 @@ _TABLE = [
         "upper end of the 95 % interval of pass@<k> over problems",
         "overlapping intervals: no difference shown",
     ),
-    Metric("eval/<set>/pass@<k>", "share", "pass@<k> on the problems of <set>", "as eval/pass@<k>"),
-    Metric("eval/<set>/pass@<k>_low", "share", "lower end of the 95 % interval of pass@<k> on <set>", "as eval/pass@<k>_low"),
-    Metric("eval/<set>/pass@<k>_high", "share", "upper end of the 95 % interval of pass@<k> on <set>", "as eval/pass@<k>_high"),
     Metric(
         "eval/avg", "share", "share of correct responses, mean over problems: avg@n, the same as pass@1", "accuracy on held-out problems"
     ),
@@ -470,6 +467,28 @@ _TABLE = [
         "nats",
         "mean -log p of the evaluation's sampled tokens: estimate of the entropy at the evaluation's decoding settings",
         "falls with entropy/mean in a collapse",
+    ),
+    # one of the sets of a suite (eval.sets), and the suite's means
+    Metric("eval/<set>/avg", "share", "avg@n on the problems of <set>, under the set's own protocol", "as eval/avg"),
+    Metric("eval/<set>/pass@<k>", "share", "pass@<k> on the problems of <set>", "as eval/pass@<k>"),
+    Metric("eval/<set>/pass@<k>_low", "share", "lower end of the 95 % interval of pass@<k> on <set>", "as eval/pass@<k>_low"),
+    Metric("eval/<set>/pass@<k>_high", "share", "upper end of the 95 % interval of pass@<k> on <set>", "as eval/pass@<k>_high"),
+    Metric("eval/<set>/maj@<k>", "share", "maj@<k> on the problems of <set>", "as eval/maj@<k>"),
+    Metric("eval/<set>/cut", "share", "share of responses to <set> cut at the token budget", "as eval/cut"),
+    Metric("eval/<set>/unanswered", "share", "share of responses to <set> without an answer", "as eval/unanswered"),
+    Metric("eval/<set>/length", "tokens", "mean length of the responses to <set>", "as eval/length"),
+    Metric("eval/<set>/nll", "nats", "mean -log p of the tokens sampled for <set>", "as eval/nll; 0 where decoding is greedy"),
+    Metric(
+        "eval/mean_of_sets",
+        "share",
+        "mean of avg@n over the sets of a suite, every set with the same weight",
+        "compare runs on the same sets",
+    ),
+    Metric(
+        "eval/mean_of_rows",
+        "share",
+        "mean over all responses of a suite: a set weighs as many responses as it has (the Entropy Mechanism's Avg.)",
+        "sets with many samples of many problems decide it",
     ),
     # ---- the law R = -a exp(H) + b, of runs without intervention, from eight points on ----
     Metric(

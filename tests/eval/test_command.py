@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from runs import SMALL, rlent, train
 
-from rlent.errors import UsageError
+from rlent.errors import RecipeError, UsageError
 from rlent.eval.command import main
 
 FEW = {"pass_at_k": 4, "problems": 6}
@@ -83,13 +83,16 @@ def test_any_model_folder_is_evaluated(run: Path, tmp_path: Path, capsys: pytest
         (["run=RUN"], {"pass_at_k": 8, "n": 4}, "needs at least as many samples"),
         (["run=RUN"], {"pass_at_k": 8, "greedy": True}, "needs samples"),
         ([], {}, "what is to be evaluated"),
-        (["run=RUN", "model=tiny"], {}, "name one thing"),
+        (["run=RUN", "checkpoint=RUN/checkpoints/step_000002", "run=RUN"], {}, "named more than once: .*run"),
+        (["model=tiny", "step=2"], {}, "a model has no steps"),
+        (["run=RUN", "recipe=klcov"], {}, "recipe: cannot be chosen anew for a run that was made"),
+        (["run=RUN", "eval=papr"], {}, "there is no 'papr'; did you mean 'paper'"),
         (["run=nowhere"], {}, "not a run folder"),
         (["checkpoint=RUN/checkpoints/step_000009"], {}, "has checkpoints of steps 1, 2"),
     ],
 )
 def test_what_cannot_be_evaluated_is_refused(run: Path, arguments: list[str], options: dict, expected: str) -> None:
-    with pytest.raises(UsageError, match=expected):
+    with pytest.raises((UsageError, RecipeError), match=expected):
         main([a.replace("RUN", str(run)) for a in arguments], **options)
 
 

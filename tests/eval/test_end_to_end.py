@@ -13,7 +13,8 @@ from rlent.assets import tiny_path
 from rlent.data.countdown import countdown_problems
 from rlent.engine.native import NativeEngine
 from rlent.errors import UsageError
-from rlent.eval.evaluate import Evaluation, evaluate
+from rlent.eval.evaluate import evaluate
+from rlent.eval.result import Evaluation
 from rlent.grading.countdown import CountdownGrader, grade
 from rlent.sampling.draw import Decoding
 

@@ -16,9 +16,11 @@ import pytest
 
 from rlent import noise
 from rlent.errors import DataError, GraderError, UsageError
-from rlent.eval.evaluate import Evaluation, compare, evaluate, ladder, samples_for
+from rlent.eval.compare import compare
+from rlent.eval.evaluate import evaluate
 from rlent.eval.folder import Sample
-from rlent.eval.result import Tally, tally
+from rlent.eval.result import Evaluation, Tally, ladder, tally
+from rlent.eval.suite import samples_for
 from rlent.math.passk import pass_at_k
 from rlent.sampling.draw import Decoding
 from rlent.types import Problem, Request, Rollouts, Verdict
@@ -386,7 +388,13 @@ def test_ranks_share_the_problems_and_agree(problems: list[Problem], tmp_path: P
     whole = run(Coin(), problems)
     found = on_ranks(2, lambda world: run(Coin(), problems, out=tmp_path, world=world))
     assert [counts(f) for f in found] == [counts(whole)] * 2
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["eval.json", "responses.0.jsonl", "responses.1.jsonl", "settings.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "eval.json",
+        "problems.jsonl",
+        "responses.0.jsonl",
+        "responses.1.jsonl",
+        "settings.json",
+    ]
     alone = Coin()
     assert counts(run(alone, problems, out=tmp_path)) == counts(whole) and not alone.drawn  # one rank reads what two wrote
     refused = on_ranks(2, lambda world: run(Coin(), problems, out=tmp_path, world=world, seed=5))
@@ -462,11 +470,12 @@ def test_compare_pairs_by_problem() -> None:
     found = compare([a, b])
     assert found.problems == 2
     # x: 1/4 -> 2/4, y: 2/4 -> 3/4; pass@2: 1/2 -> 5/6, 5/6 -> 1
-    assert found.differences["b"][1].value == pytest.approx(0.25) and found.differences["b"][1].low == pytest.approx(0.25)
-    assert found.differences["b"][2].value == pytest.approx((2 / 6 + 1 / 6) / 2)
+    assert found.differences["b"]["avg"].value == pytest.approx(0.25) and found.differences["b"]["avg"].low == pytest.approx(0.25)
+    assert found.differences["b"]["pass@2"].value == pytest.approx((2 / 6 + 1 / 6) / 2)
+    assert found.values["a"]["avg"] == pytest.approx(3 / 8)  # of the two shared problems
     assert found.notes == ("b differs from a: template was 'none' and is 'qwen-math'",)
-    assert found.plain()[1][:4] == ("b", "a", "1", "+0.2500")
-    assert found.table().columns[1].header == "b"
+    assert found.plain()[1][:4] == ("b", "a", "avg", "+0.2500")
+    assert [c.header for c in found.table().columns] == ["metric", "a", "b"]
 
 
 def test_compare_refuses_what_cannot_be_paired() -> None:

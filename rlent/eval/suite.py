@@ -1,0 +1,155 @@
+"""Which sets an evaluation goes through, and how each of them is sampled.
+
+A suite is an option of `eval` that names data cards in `sets`; each set is sampled under the `protocol` of its card (n, temperature,
+top_p, max_tokens) where the suite and the command line leave a value open. Without `sets` the recipe's own held-out problems are
+the one set. `eval.paths.NAME=FILE` reads a set from a file instead of the hub; a set that is only a file needs no card.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rlent import recipe as recipes
+from rlent.data.problems import Problems
+from rlent.data.templates import check_template
+from rlent.errors import RecipeError, RlentError, UsageError, did_you_mean
+from rlent.eval.result import ladder
+from rlent.recipe import Recipe, build
+from rlent.sampling.draw import Decoding
+
+SAMPLED = 0.6
+"""Temperature where several samples are asked for and nothing but greedy is said: that of the sampled sets in the paper's protocol."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What the command line asks for; None leaves it to the recipe's eval block, and that to the set's protocol."""
+
+    pass_at_k: int | None = None
+    n: int | None = None
+    greedy: bool = False
+    temperature: float | None = None
+    problems: int | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One set of problems, its grader, and how it is sampled. `block` is the data block it was made from."""
+
+    name: str
+    problems: Problems
+    whole: int  # problems in the set, of which `problems` may be the first few
+    source: Any
+    block: Mapping[str, Any]
+    template: str
+    n: int
+    ks: tuple[int, ...]
+    decoding: Decoding
+
+    @property
+    def grader(self) -> Any:
+        return self.source.grader
+
+    @property
+    def note(self) -> str:
+        """What the set's card says a reader of its numbers should know."""
+        return str((self.block.get("card") or {}).get("note") or "")
+
+
+def samples_for(pass_at_k: int, n: int | None = None) -> tuple[int, list[int]]:
+    """n and ks when pass@k up to `pass_at_k` is asked for: at least that many samples, more if `n` says so."""
+    return max(pass_at_k, n or 1), ladder(pass_at_k)
+
+
+def sampling(settings: Mapping[str, Any], protocol: Mapping[str, Any], ask: Ask, budget: int) -> tuple[int, list[int], Decoding]:
+    """n, the k and the decoding of one set. The command line comes first, then the settings, then the protocol; last, greedy.
+
+    `budget` is the number of response tokens where neither settings nor protocol give one.
+
+    Raises:
+        UsageError: k above n, or several greedy samples.
+    """
+
+    def first(key: str, default: Any) -> Any:
+        given = settings.get(key)
+        return given if given is not None else protocol.get(key, default)
+
+    if ask.n is not None and ask.pass_at_k is not None and ask.pass_at_k > ask.n:
+        raise UsageError(f"--pass-at-k {ask.pass_at_k} needs at least as many samples, and --n is {ask.n}; leave --n out or raise it")
+    if ask.greedy and ask.pass_at_k not in (None, 1):
+        raise UsageError(f"--greedy gives one response to each problem; pass@{ask.pass_at_k} needs samples")
+    if ask.greedy and (ask.n or 1) > 1:
+        raise UsageError(f"--greedy gives one response to each problem; --n is {ask.n}")
+    n = int(ask.n or first("n", 1))
+    ks = sorted({k for k in settings["ks"] if k <= n} or {1})
+    if ask.pass_at_k is not None:
+        more = ask.n if ask.n is not None else (n if settings.get("n") is None else None)
+        n, ks = samples_for(ask.pass_at_k, more)
+    temperature = ask.temperature if ask.temperature is not None else settings.get("temperature")
+    if temperature is None:
+        temperature = protocol.get("temperature", 0.0)
+        temperature = SAMPLED if n > 1 and temperature == 0 else temperature
+    if ask.greedy:
+        n, ks, temperature = 1, [1], 0.0
+    return n, ks, Decoding(float(temperature), float(first("top_p", 1.0)), int(settings["top_k"]), int(first("max_tokens", budget)))
+
+
+def benches(recipe: Recipe, ask: Ask, default_problems: int | None = None, made: dict[str, Any] | None = None) -> list[Bench]:
+    """The sets of a recipe's evaluation, read and checked.
+
+    `default_problems` bounds the recipe's own held-out problems where neither the command line nor the data's protocol says. `made`
+    keeps sources between calls, so that several targets share problems and graders.
+
+    Raises:
+        RecipeError: with every set that cannot be read, and every path without a set.
+        UsageError: see `sampling`.
+    """
+    settings, made = recipe["eval"], {} if made is None else made
+    budget = int((recipe["sampler"] or {}).get("max_tokens") or 1024)
+    if not settings.get("sets"):
+        limit = ask.problems or (settings["problems"] if recipe["data"].get("protocol") else None) or default_problems
+        return [_bench("", recipe["data"], recipe, ask, budget, limit, made)]
+    paths, names = dict(settings.get("paths") or {}), [str(name) for name in settings["sets"]]
+    problems = [
+        f"eval.paths.{p}: there is no such set{did_you_mean(p, names)} (eval.sets: {', '.join(names)})" for p in paths if p not in names
+    ]
+    problems += [f"eval.sets: '{name}' is named twice" for name in sorted({n for n in names if names.count(n) > 1})]
+    found = []
+    for name in dict.fromkeys(names):
+        try:
+            block = _block(name, paths.get(name), recipe)
+            found.append(_bench(name, block, recipe, ask, budget, ask.problems or settings["problems"], made))
+        except UsageError:
+            raise
+        except RecipeError as error:
+            problems += [f"eval.sets: {name}: {p}" for p in error.problems]
+        except RlentError as error:
+            problems.append(f"eval.sets: {name}: {error}; or read it from a file, eval.paths.{name}=FILE, or leave it out of eval.sets")
+    if problems:
+        raise RecipeError(problems)
+    return found
+
+
+def _block(name: str, path: str | None, recipe: Recipe) -> dict[str, Any]:
+    """The data block of a set: its card, read from the file if there is one."""
+    card = name if path is None or name in recipes.groups(recipe.config_dirs)["data"] else "file"
+    values = {} if path is None else {"path": path, "use": "evaluate"}
+    return recipes.option("data", card, values, recipe.config, recipe.config_dirs)
+
+
+def _bench(name: str, block: Mapping[str, Any], recipe: Recipe, ask: Ask, budget: int, limit: int | None, made: dict[str, Any]) -> Bench:
+    settings = recipe["eval"]
+    n, ks, decoding = sampling(settings, block.get("protocol") or {}, ask, budget)
+    key = repr(block)
+    if key not in made:
+        made[key] = build(block)
+    source = made[key]
+    problems = source.held_out
+    template = settings.get("template") or source.template
+    if name and not settings.get("template") and recipe["data"].get("template") not in (None, "none"):
+        template = recipe["data"]["template"]  # as the model was trained
+    check_template(template)
+    return Bench(name or problems.name, problems[:limit], len(problems), source, block, template, n, tuple(ks), decoding)
