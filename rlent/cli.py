@@ -354,6 +354,50 @@ def replay_(
     raise typer.Exit(code)
 
 
+@app.command("measure")
+def measure_(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run, a model's folder, a name on the hub, or tiny.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Prompts, responses and rewards: .jsonl, .jsonl.gz, .json or .parquet.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="OVERRIDES", show_default=False, help="sampler.temperature=0.6, scale=gpu, model.dtype=bfloat16, ..."),
+    ] = None,
+    prompt_field: PromptField = None,
+    response_field: ResponseField = None,
+    reward_field: RewardField = None,
+    group_field: GroupField = None,
+    template: TemplateName = "none",
+    correct_above: CorrectAbove = 0.0,
+    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="The first N rows.")] = None,
+    keep: Annotated[str | None, typer.Option(metavar="FILE.safetensors", help="Save the measured batch, for replay and inspect.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure entropy, covariance and pass@k of responses in a file, without training.
+
+    Entropy is exact, over the full vocabulary, in float32, at sampler.temperature. Files of verl, TRL and prime-rl are read as they are.
+
+    \b
+    Examples:
+      rlent measure outputs/mine outputs/mine/eval/pass64/responses.jsonl
+      rlent measure path/to/model rollouts/120.jsonl scale=gpu model.dtype=bfloat16
+      rlent measure path/to/model dump.jsonl --response-field answer_text --reward-field points --json
+    """
+    from rlent import commands
+
+    code = commands.measure(
+        model,
+        file,
+        overrides or [],
+        fields=(prompt_field, response_field, reward_field, group_field),
+        template=template,
+        correct_above=correct_above,
+        limit=limit,
+        keep=keep,
+        as_json=as_json,
+    )
+    raise typer.Exit(code)
+
+
 @app.command("ls")
 def list_(
     seat: Annotated[str | None, typer.Option(metavar="SEAT", help="The options of one seat: shape, loss, regularize, ...")] = None,

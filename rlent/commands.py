@@ -268,3 +268,11 @@ def replay(place: str, arguments: Sequence[str], *, fields: Sequence[str | None]
     from rlent.analysis.dumps import Fields
 
     return main(place, arguments, fields=Fields(*fields), **options)
+
+
+def measure(model: str, file: str, overrides: Sequence[str], *, fields: Sequence[str | None] = (None,) * 4, **options: Any) -> int:
+    """Entropy, covariance and pass@k of responses in a file."""
+    from rlent.analysis.dumps import Fields
+    from rlent.analysis.measure import main
+
+    return main(model, file, overrides, fields=Fields(*fields), **options)

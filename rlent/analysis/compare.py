@@ -75,7 +75,8 @@ def _settings(source: Source) -> list[str]:
     """A run's own settings as overrides: the model, the steps and how they are cut, the sampling; not its seats."""
     config = source.config
     if config is None:
-        return ["trainer.minibatches=1", "trainer.epochs=1", f"seed={source.batch['seed']}"]
+        alone = {"trainer.minibatches": 1, "trainer.epochs": 1, "seed": source.batch["seed"], "sampler.temperature": source.batch["temperature"]}
+        return [f"{k}={v}" for k, v in alone.items()]
     keys = {
         "model": config["model"].keys(),
         "trainer": ("steps", "minibatches", "epochs", "tokens_per_part"),
