@@ -382,7 +382,11 @@ class Case:
                 check.compare(f"{label}{name}", torch.zeros_like(leaf) if leaf.grad is None else leaf.grad, expected[name])
         for name, stream in (self.block.get("outputs") or {}).items():
             if name in expected and stream in batch:
-                check.compare(f"{label}{name}", batch[stream].double() * batch["mask"], expected[name])
+                ours, theirs = batch[stream].double(), np.asarray(expected[name])
+                if theirs.ndim > 1:
+                    ours = (ours[:, None] if ours.ndim == 1 else ours) * batch["mask"]
+                    theirs = theirs * batch["mask"].numpy()
+                check.compare(f"{label}{name}", ours, theirs)
 
     def _selection(self, check: Check) -> None:
         """A random choice: membership and count, over several seeds."""

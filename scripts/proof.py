@@ -81,7 +81,9 @@ def main() -> None:
     (options.sweep / "proof.json").write_text(json.dumps(table, indent=1) + "\n")
 
     steps = len(read_metrics(results[base][0].run))
-    print(f"means over seeds after {steps} steps; {options.problems} held-out problems x {options.n} samples; in brackets 95 % bootstrap intervals")
+    print(
+        f"means over seeds after {steps} steps; {options.problems} held-out problems x {options.n} samples; in brackets 95 % bootstrap intervals"
+    )
     print("over problems; entropy: nats per token, at the first step and over the last five steps")
     for row in table:
         text = f"{row['recipe']:10s} entropy {row['entropy_start']:.3f} -> {row['entropy_end']:.3f}"

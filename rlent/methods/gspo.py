@@ -7,11 +7,11 @@ Checked against: verl `compute_policy_loss_gspo`, TRL `_compute_loss` with impor
 
 from typing import Literal
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rlent.math.masked import row_mean
+from rlent.math.ratio import clipped
 from rlent.options import AboveOne, NonNegative, Positive, Share
 
 
@@ -35,8 +35,4 @@ def sequence_clip(
     """
     mean = row_mean(logp - old_logp, mask)[:, None]
     level = mean.expand_as(logp) if gradient == "response" else logp - logp.detach() + mean.detach()
-    ratio = level.clamp(max=cap).exp()
-    loss = torch.maximum(-adv * ratio, -adv * ratio.clamp(1 - low, 1 + high))
-    if dual is None:
-        return loss
-    return torch.where(adv < 0, torch.minimum(loss, -adv * dual), loss)
+    return clipped(level.clamp(max=cap).exp(), adv, low, high, dual)
