@@ -167,6 +167,8 @@ class Actor:
                     found[name][torch.as_tensor(rows, dtype=torch.long)[:, None], torch.arange(picked.width)] = value
             batch = batch.with_(**{f"old_{k}": v for k, v in found.items()})
         for name, wanted in self.plan.models.items():
+            if not wanted & {"logp", "entropy"}:
+                continue
             streams = self._forward(self.models[name], batch, self._parts(batch, self.models[name]), entropy="entropy" in wanted, probes={})
             batch = batch.with_(**{f"{name}_{k}": v for k, v in streams.items() if k in wanted})
         return batch

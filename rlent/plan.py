@@ -43,6 +43,10 @@ class Plan:
         plan = Plan(nodes, probes=[n.name for n in nodes["probe"]])
         models = list(config.get("models") or {})
         moments = plan._moments(models, nodes)
+        answering = (config.get("sampler") or {}).get("model")  # a frozen model that answers beside the policy
+        if answering in models:
+            moments[f"{answering}_reward"] = "sample"
+            plan.models[answering] = set()
         for seat, members in nodes.items():
             for node in members:
                 if seat != "probe":
@@ -209,7 +213,10 @@ class Plan:
         else:
             out.append("look back: none (one update a step, old_logp is the live log-probability)")
         for model, wanted in sorted(self.models.items()):
-            out.append(f"model {model}: one forward without gradient for {_and(wanted, model + '_')}")
+            if wanted - {"reward"}:
+                out.append(f"model {model}: one forward without gradient for {_and(wanted - {'reward'}, model + '_')}")
+            else:
+                out.append(f"model {model}: answers every prompt beside the policy, for {model}_reward")
         if self.now:
             out.append(f"before each update but the first of a step: one forward without gradient for {_and(self.now, 'now_')}")
         if self.pull:

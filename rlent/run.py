@@ -97,7 +97,7 @@ class Run:
         self.policy = Policy.load(
             **loading(config["model"], config["scale"]), optim=config["optim"], steps=self.total, updates_per_step=updates
         )
-        models = {
+        self.models = models = {
             name: Policy.load(**loading({**config["model"], **spec}, config["scale"]))
             for name, spec in (config.get("models") or {}).items()
             if name in self.plan.models

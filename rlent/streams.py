@@ -85,6 +85,9 @@ STREAMS: dict[str, Stream] = {
 PATTERNS: dict[str, Stream] = {
     "reward_<name>": Stream("reward_<name>", "[N] or [N,T]", "credit", "one reward, before its coefficient"),
     "<model>_logp": Stream("<model>_logp", "[N,T]", "look", "log-probability under a named model, for example ref_logp"),
+    "<model>_reward": Stream(
+        "<model>_reward", "[N]", "sample", "reward of a named model's response to the same prompt (sampler=reference)"
+    ),
     "<model>_entropy": Stream("<model>_entropy", "[N,T]", "look", "entropy under a named model"),
     "<probe>": Stream("<probe>", "[B,T] with gradient", "live", "a probe of the recipe"),
     "old_<probe>": Stream("old_<probe>", "[N,T]", "look", "a probe when the step began"),

@@ -15,6 +15,7 @@ a block:
       option_of_file: {argument: name}          with `method`: its value is given at each call
       inputs: {name_in_file: stream}            where the usual names do not fit; a list feeds several streams
       outputs: {name_in_file: stream}           further results to compare
+      rename: {loss: name_in_file}              where a file states a second loss or gradient
       inputs: {name_in_file: {stream: name, values: {theirs: ours}}}   the same, translated value by value
       inputs: {name_in_file: {option: path}}    its value is given to an option
       node: regularize.kl                       one function instead of the whole objective
@@ -75,7 +76,7 @@ AGGREGATES = {
     "seq-mean-token-sum": "seq_sum",
     "seq-mean-token-sum-norm": "constant",
 }
-_BLOCK_KEYS = frozenset("with first_step inputs outputs node call each method state gradients one_group equal skip ignore".split())
+_BLOCK_KEYS = frozenset("with first_step inputs outputs rename node call each method state gradients one_group equal skip ignore".split())
 _WHOLE_NUMBERS = frozenset({"group", "bundle", "sample", "step", "trajectory", "turn", "first", "last"})
 _ROW_STREAMS = frozenset({"reward", "group", "length", "correct"})
 
@@ -354,6 +355,11 @@ class Case:
         flat: Tensor = probe({"logits": (raw / float(batch["temperature"])).flatten(0, 1), "target": target.flatten(), **plain})
         return flat.view(target.shape)
 
+    def _renamed(self) -> dict[str, Any]:
+        """The file's outputs, with those of the block's `rename` in the place of the usual ones."""
+        outputs = dict(self.vector["outputs"])
+        return outputs | {usual: outputs[theirs] for usual, theirs in (self.block.get("rename") or {}).items()}
+
     def _objective(self, check: Check, cut: bool) -> None:
         """The loop's own objective on one minibatch, whole or row by row."""
         batch = self._credited(self.batch())
@@ -375,7 +381,7 @@ class Case:
         for name, value in scale.terms.items():
             coefs = {n.name: n.coef for n in self.recipe.plan.nodes["regularize"]}
             total = total + coefs.get(name, 1.0) * value
-        expected = self.vector["outputs"]
+        expected = self._renamed()
         check.compare(f"{label}loss", total, expected["loss"])
         for name, leaf in leaves.items():
             if name in expected:

@@ -50,5 +50,8 @@ class AutoEngine:
     def load(self, policy: Weights, version: int) -> None:
         self.engine.load(policy, version)
 
+    def serving(self, policy: Weights) -> AbstractContextManager[None]:
+        return self.engine.serving(policy)
+
     def idle(self) -> AbstractContextManager[None]:
         return self.engine.idle()

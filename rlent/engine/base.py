@@ -57,6 +57,10 @@ class Engine(Protocol):
         """Sample from the policy's weights from now on."""
         ...
 
+    def serving(self, policy: Weights) -> AbstractContextManager[None]:
+        """While inside, another model samples: one with the same tokenizer, and in vLLM also of the same shape. Then the policy again."""
+        ...
+
     def idle(self) -> AbstractContextManager[None]:
         """While inside, the engine samples nothing and holds as little memory as it can."""
         ...

@@ -90,6 +90,16 @@ class NativeEngine:
         self.version = version
         self._whole = getattr(policy, "whole", contextlib.nullcontext)
 
+    @contextlib.contextmanager
+    def serving(self, policy: Weights) -> Iterator[None]:
+        """While inside, `policy`'s module samples."""
+        own = self.model, self._whole
+        self.model, self._whole = policy.model, getattr(policy, "whole", contextlib.nullcontext)
+        try:
+            yield
+        finally:
+            self.model, self._whole = own
+
     def idle(self) -> AbstractContextManager[None]:
         """Nothing to give back: no cache outlives `generate`."""
         return contextlib.nullcontext()

@@ -133,6 +133,7 @@ class VllmEngine:
         self._refresh_head()
         self.llm.reset_prefix_cache()
         self.version = version
+        self._policy = policy
         if not self.prove:
             return
         try:
@@ -140,6 +141,16 @@ class VllmEngine:
         except EngineError:
             self.version = -1
             raise
+
+    @contextlib.contextmanager
+    def serving(self, policy: Weights) -> Iterator[None]:
+        """While inside, vLLM holds `policy`'s weights; afterwards those it held before."""
+        own, version = self._policy, self.version
+        self.load(policy, version)
+        try:
+            yield
+        finally:
+            self.load(own, version)
 
     def _refresh_head(self) -> None:
         """On a CPU vLLM packs the output head when it starts, and a head tied to the embeddings keeps the old packing."""

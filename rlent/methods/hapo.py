@@ -1,8 +1,10 @@
-"""HAPO: clip range and advantage by token, from how uncertain the token is.
+"""HAPO: credit, clip range and advantage by token, from how uncertain the token is.
 
 Paper: From Uniform to Heterogeneous: Tailoring Policy Optimization to Every Token's Nature, arXiv:2509.16591.
-Seats: shape (`entropy_score`, over the whole minibatch; `redistribute`), loss (`adaptive_clip`, which reads the score).
-Checked against: the authors' `compute_entropy_h`, `ada_clip`, `ada_advantage` and `compute_policy_loss`. They score on each part.
+Seats: advantage (`token_group`), shape (`entropy_score`, over the whole minibatch; `redistribute`), loss (`adaptive_clip`, which
+       reads the score).
+Checked against: the authors' `compute_hapo_outcome_advantage`, `compute_entropy_h`, `ada_clip`, `ada_advantage` and
+       `compute_policy_loss`. They score on each part.
 
 In every public commit tokens below the pivot get a positive score: the sign is lost, the lower bound never widens, and the
 upper one widens for the most certain tokens, too. Text and figure mean the signed score (`faithful: paper`).
@@ -11,29 +13,67 @@ upper one widens for the most certain tokens, too. Text and figure mean the sign
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from rlent.math.group import centred, group_count, group_max, group_std, group_sum
 from rlent.math.ratio import clipped, log_ratio
 from rlent.options import AboveOne, NonNegative, Positive, Share
 
 
+def token_group(
+    reward: Float[Tensor, " N"],
+    mask: Bool[Tensor, "N T"],
+    group: Int[Tensor, " N"],
+    *,
+    scale: Literal["group", "none"],
+    fallback: Positive,
+    epsilon: NonNegative,
+    degenerate: Literal["reference", "zero"],
+    faithful: Literal["paper", "released"],
+) -> Float[Tensor, " N"]:
+    """(reward - mean) / (deviation + epsilon) over all tokens of the group, each carrying its response's reward: long ones weigh more.
+
+    The deviation is biased. A group with a value of `fallback` or more in size gets the ordinary GRPO advantage instead. `released`
+    looks for it in the padded matrix, where padding holds -mean / (deviation + epsilon), so how far the group is padded matters.
+    """
+    length = mask.sum(1).double()
+    tokens = group_sum(length, group).clamp(min=1)
+    mean = group_sum(length * reward, group) / tokens
+    away = reward.double() - mean
+    spread = (group_sum(length * away.square(), group) / tokens).sqrt() + epsilon if scale == "group" else torch.ones_like(mean)
+    credit = away / spread
+    sizes = credit.abs() * (length > 0)
+    if faithful == "released":
+        sizes = torch.maximum(sizes, (mean / spread).abs() * ~mask.all(1))
+    alone = group_count(group) == 1
+    ordinary = centred(reward.double(), group, degenerate)
+    if scale == "group":
+        ordinary = ordinary / (group_std(reward.double(), group).masked_fill(alone, 1.0) + epsilon)
+    return torch.where(group_max(sizes, group) >= fallback, ordinary, credit).to(reward.dtype)
+
+
 def entropy_score(
-    now_entropy: Float[Tensor, "N T"], mask: Bool[Tensor, "N T"], *, pivot: Share, faithful: Literal["paper", "released"]
+    now_entropy: Float[Tensor, "N T"],
+    mask: Bool[Tensor, "N T"],
+    *,
+    pivot: Share,
+    epsilon: Positive,
+    faithful: Literal["paper", "released"],
 ) -> dict[str, Tensor]:
     """A score in [-1, 1] per token: 1 at the highest entropy of the minibatch, 0 at its `pivot` quantile, -1 at the lowest.
 
-    e = ln max(entropy, 1e-8); its distance from the pivot (the nearest token's value, no interpolation) is divided by the
+    e = ln max(entropy, epsilon); its distance from the pivot (the nearest token's value, no interpolation) is divided by the
     largest distance on its own side. `released`: the absolute value. 0 outside the mask.
     """
-    level = now_entropy.detach().clamp(min=1e-8).log()
+    level = now_entropy.detach().clamp(min=epsilon).log()
     score = torch.zeros_like(level)
     if mask.any():
         chosen = level[mask]
         ordered = chosen.sort().values
         distance = chosen - ordered[round(pivot * (len(ordered) - 1))]
-        distance = distance / distance.square().mean().clamp(min=1e-8).sqrt()
-        up, down = distance.max().clamp(min=1e-8), -distance.min().clamp(max=-1e-8)
+        distance = distance / distance.square().mean().clamp(min=epsilon).sqrt()
+        up, down = distance.max().clamp(min=epsilon), -distance.min().clamp(max=-epsilon)
         score[mask] = torch.where(distance > 0, distance / up, distance / down)
     return {"score": score.abs() if faithful == "released" else score}
 

@@ -250,6 +250,12 @@ _TABLE = [
         "entropy on all prompts, estimated",
     ),
     Metric(
+        "sampler/<model>_reward",
+        "reward",
+        "mean reward of a frozen model's responses to the step's prompts, where the sampler asks one",
+        "reward/mean above it: the policy has left the model behind",
+    ),
+    Metric(
         "sampler/heat",
         "temperature",
         "temperature of the second rollout, where the sampler makes one",

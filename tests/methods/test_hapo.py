@@ -3,10 +3,12 @@ import math
 import pytest
 import torch
 
-from rlent.methods.hapo import adaptive_clip, entropy_score, ranges, redistribute
+from rlent.methods.grpo import group_relative
+from rlent.methods.hapo import adaptive_clip, entropy_score, ranges, redistribute, token_group
 from rlent.methods.ppo_clip import clipped_surrogate
 
-VECTORS = ("hapo_aac",)
+VECTORS = ("hapo_aac", "hapo_tga")
+TGA = {"scale": "group", "fallback": 5.0, "epsilon": 1e-6, "degenerate": "reference", "faithful": "paper"}
 
 
 def t(*x):
@@ -16,13 +18,19 @@ def t(*x):
 def score(*logs, pivot=0.5, faithful="paper", mask=None):
     entropy = t(*logs).exp()
     mask = torch.ones_like(entropy).bool() if mask is None else torch.tensor([mask])
-    return entropy_score(entropy, mask, pivot=pivot, faithful=faithful)["score"][0].tolist()
+    return entropy_score(entropy, mask, pivot=pivot, epsilon=1e-8, faithful=faithful)["score"][0].tolist()
 
 
 def test_agrees_with_the_reference(vector, agree, objective):
-    c, logp, mask = vector.config, vector.leaf("logp"), vector["mask"]
+    c, mask = vector.config, vector["mask"]
+    if vector.method == "hapo_tga":
+        scale = "group" if c["norm_by_std"] else "none"
+        options = {**TGA, "scale": scale, "fallback": c["fallback_abs"], "epsilon": c["epsilon"], "faithful": "released"}
+        agree(token_group(vector["reward"], mask, vector["group"], **options)[:, None] * mask, vector.out("advantages"))
+        return
+    logp = vector.leaf("logp")
     faithful = {"intended": "paper", "released": "released"}[c["h_sign"]]
-    found = entropy_score(vector["entropy"], mask, pivot=c["entropy_pivot"], faithful=faithful)["score"]
+    found = entropy_score(vector["entropy"], mask, pivot=c["entropy_pivot"], epsilon=1e-8, faithful=faithful)["score"]
     agree(found, vector.out("h_hat"))
     clip = {"low": c["clip_low"], "high": c["clip_high"], "alpha": c["clip_alpha"]}
     down, up = ranges(found, **clip)
@@ -56,7 +64,7 @@ def test_equal_entropies_have_no_score(logs):
 
 def test_tokens_without_entropy_count_as_1e_8_nats():
     entropy = torch.tensor([[0.0, 1e-8, 1.0]], dtype=torch.float64)
-    found = entropy_score(entropy, torch.ones(1, 3).bool(), pivot=0.5, faithful="paper")["score"]
+    found = entropy_score(entropy, torch.ones(1, 3).bool(), pivot=0.5, epsilon=1e-8, faithful="paper")["score"]
     assert found[0].tolist() == pytest.approx([0.0, 0.0, 1.0])
 
 
@@ -108,3 +116,36 @@ def test_without_widening_it_is_the_clipped_surrogate():
     logp, old, adv, kind = torch.randn(4, 5, 6, generator=g, dtype=torch.float64)
     ours = adaptive_clip(logp, old, adv, kind, low=0.2, high=0.3, alpha=0.0, dual=10.0, clamp=None)
     torch.testing.assert_close(ours, clipped_surrogate(logp, old, adv, low=0.2, high=0.3, dual=10.0, clamp=None))
+
+
+def tga(reward, lengths, group, width=None, **options):
+    mask = torch.arange(width or max(lengths)) < torch.tensor(lengths)[:, None]
+    return token_group(torch.tensor(reward, dtype=torch.float64), mask, torch.tensor(group), **{**TGA, "epsilon": 0.0, **options}).tolist()
+
+
+def test_credit_is_measured_against_the_groups_tokens():
+    # three tokens of reward 1, one of reward 0: mean 0.75, biased variance 3 / 16
+    assert tga([1.0, 0.0], [3, 1], [0, 0]) == pytest.approx([0.25 / (3**0.5 / 4), -0.75 / (3**0.5 / 4)])
+    assert tga([1.0, 0.0], [3, 1], [0, 0], scale="none") == pytest.approx([0.25, -0.75])
+
+
+def test_a_rare_reward_on_few_tokens_falls_back_to_grpo():
+    reward, lengths, group = [1.0, 0.0, 0.0], [1, 20, 20], [0, 0, 0]
+    want = group_relative(
+        torch.tensor(reward, dtype=torch.float64), torch.tensor(group), scale="group", epsilon=0.0, degenerate="reference"
+    ).tolist()
+    assert tga(reward, lengths, group) == pytest.approx(want)  # 1 token of 41: (1 - 1/41) / sqrt(40) * 41 = 6.3
+    assert tga(reward, [9, 9, 9], group) == pytest.approx([2**0.5, -(0.5**0.5), -(0.5**0.5)])
+
+
+def test_padding_triggers_the_released_fallback():
+    # rewards 3 and 4: the mean is seven deviations from 0, which is what padding holds there
+    ordinary = [-(0.5**0.5), 0.5**0.5]
+    assert tga([3.0, 4.0], [9, 10], [0, 0], faithful="released") == pytest.approx(ordinary)
+    assert tga([3.0, 4.0], [9, 10], [0, 0]) != pytest.approx(ordinary)
+    assert tga([3.0, 4.0], [9, 9], [0, 0], faithful="released") == pytest.approx([-1.0, 1.0])  # no padding, no fallback
+    assert tga([3.0, 4.0], [9, 9], [0, 0], width=10, faithful="released") == pytest.approx(ordinary)
+
+
+def test_a_response_without_tokens_has_no_say_about_the_token_mean():
+    assert tga([1.0, 0.0, 9.0], [2, 2, 0], [0, 0, 0])[:2] == pytest.approx([1.0, -1.0])

@@ -86,7 +86,7 @@ def test_every_option_has_a_remark(file):
 def test_functions_read_known_streams(file):
     spec = node(file)
     target = locate(spec["_target_"])
-    made = {"logits", "target", "hidden", "ref_logp", "aer_difficulty", "forking_selected", "hapo_score", "metrics"}
+    made = {"logits", "target", "hidden", "ref_logp", "ref_reward", "aer_difficulty", "forking_selected", "hapo_score", "metrics"}
     probes = {f.stem for f in FILES if f.parent.name == "probe"}
     made |= {f"{when}_{name}" for when in ("old", "now") for name in probes} | probes
     reads = positional(target.__call__ if isinstance(target, type) else target)
