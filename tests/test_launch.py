@@ -76,6 +76,31 @@ def test_ranks_that_do_not_all_come_are_not_waited_for_beyond_the_timeout(run_di
     assert not run_dir.exists()
 
 
+SRUN = """#!/bin/bash
+# Slurm's srun, as far as the script needs it: two tasks on two nodes
+for rank in 0 1; do SLURM_PROCID=$rank SLURM_LOCALID=0 SLURM_NTASKS=2 SLURM_NNODES=2 "${@:2}" & done
+wait -n && wait -n
+"""
+
+
+@pytest.mark.slow
+def test_the_slurm_script_starts_a_run_and_continues_it(run_dir: Path, tmp_path: Path) -> None:
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    mine = f'#!/bin/bash\nexec {sys.executable} -m rlent "$@"\n'
+    for name, text in {"srun": SRUN, "scontrol": "#!/bin/bash\necho 127.0.0.1\necho other\n", "rlent": mine}.items():
+        (tools / name).write_text(text)
+        (tools / name).chmod(0o755)
+    job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NODELIST": "two", "PATH": f"{tools}:{os.environ['PATH']}"}
+    script = ["bash", str(Path(__file__).parent.parent / "scripts" / "slurm.sbatch"), str(run_dir)]
+    options = [*SMALL, "recipe=grpo", "scale=cpu", "scale.shard=true", "scale.replicas=machines", "trainer.steps=2"]
+    done = subprocess.run([*script, *options], env=environment() | job, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    again = subprocess.run(script, env=environment() | job, capture_output=True, text=True, timeout=300)
+    assert again.returncode == 0 and lines(run_dir) == 2, again.stderr
+    assert subprocess.run(script[:2], env=environment() | job, capture_output=True, timeout=60).returncode == 2
+
+
 @pytest.mark.slow
 def test_ranks_with_different_recipes_are_refused_by_all(run_dir: Path) -> None:
     script = "import os, sys; from rlent import cli; sys.argv += ['seed=' + os.environ['RANK']]; cli.main()"

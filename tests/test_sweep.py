@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -64,3 +65,16 @@ def test_a_sweep_is_killed_continued_and_its_jobs_equal_runs_alone(tmp_path: Pat
     assert "--- " not in again.stdout, "done jobs are skipped"
     alone = train(tmp_path / "alone", "recipe=clipcov", "seed=3", "trainer.steps=3", "checkpoint.every=1")
     assert (alone / "metrics.jsonl").read_bytes() == (folder / "recipe=clipcov" / "metrics.jsonl").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("hydra_plugins.hydra_submitit_launcher") is None, reason="the extra `slurm` is not installed")
+def test_submitits_launcher_runs_the_same_jobs(tmp_path: Path) -> None:
+    """Its local executor: a process for each job, started from a pickle, as on a node of a cluster."""
+    options = [*SMALL, "trainer.steps=2"]
+    sweeping = ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5", "hydra.sweep.dir=sweep"]
+    done = rlent("train", "-m", "seed=0,1", *options, *sweeping, cwd=tmp_path)
+    assert "seed=0  finished" in done.stdout and "seed=1  finished" in done.stdout
+    alone = train(tmp_path / "alone", "seed=1", "trainer.steps=2")
+    assert (alone / "metrics.jsonl").read_bytes() == (tmp_path / "sweep" / "seed=1" / "metrics.jsonl").read_bytes()
+    assert "--- " not in rlent("train", "-m", "seed=0,1", *options, *sweeping, cwd=tmp_path).stdout, "done jobs are skipped"
