@@ -398,6 +398,62 @@ def measure_(
     raise typer.Exit(code)
 
 
+@app.command("inspect")
+def inspect_(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder with kept batches (track.keep_batches), or one kept batch.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="OVERRIDES", show_default=False, help="Overrides of the methods' recipes.")
+    ] = None,
+    step: Annotated[int | None, typer.Option(metavar="N", help="Which of the kept steps; otherwise the last one.")] = None,
+    methods: Annotated[str, typer.Option(metavar="A,B,...", help="Methods whose selection, clips and weights to show.")] = "",
+    rows: Annotated[int, typer.Option(metavar="N", min=1, help="Responses to show; those of prompts with mixed rewards come first.")] = 32,
+    out: Annotated[str | None, typer.Option(metavar="FILE", help="Where to write; otherwise the run's inspect folder.")] = None,
+    config_dir: ConfigDirs = None,
+) -> None:
+    """Make a page of sampled responses: tokens coloured by entropy, probability, covariance, advantage, weight, and by what methods would do.
+
+    One HTML file that opens offline; hovering over a token shows its numbers. No model is needed.
+
+    \b
+    Examples:
+      rlent train recipe=grpo track.keep_batches=10 trainer.steps=20 run.dir=outputs/mine
+      rlent inspect outputs/mine --methods clipcov,klcov
+      rlent inspect outputs/mine --step 10 --methods clipcov shape.clip_cov.fraction=0.05 --out step10.html
+    """
+    from rlent import commands
+
+    names = [m.strip() for m in methods.split(",") if m.strip()]
+    raise typer.Exit(commands.inspect(run, overrides or [], step=step, methods=names, rows=rows, out=out, config_dirs=config_dir or []))
+
+
+@app.command("budget")
+def budget_(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder.")],
+    by: Annotated[
+        str | None, typer.Option(metavar="A,B,...", help="advantage, probability, position, accuracy, token; otherwise all of them.")
+    ] = None,
+    first: Annotated[int | None, typer.Option("--from-step", metavar="N", help="The first step that counts.")] = None,
+    last: Annotated[int | None, typer.Option("--to-step", metavar="N", help="The last step that counts.")] = None,
+    tokens: Annotated[int, typer.Option(metavar="N", min=1, help="How many tokens of the vocabulary to list.")] = 8,
+    out: Annotated[str | None, typer.Option(metavar="FILE", help="Draw it: FILE.png, .svg and .csv.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Account for the entropy that a run spent: when, on which tokens, and how much of it theory predicts.
+
+    `train` measures the entropy of track.ledger.rows rows again after each step's updates; where it changed is kept in budget.jsonl.
+
+    \b
+    Examples:
+      rlent budget outputs/mine
+      rlent budget outputs/mine --by advantage,token --from-step 1 --to-step 100
+      rlent budget outputs/mine --out outputs/mine/budget --json
+    """
+    from rlent import commands
+
+    ways = [b.strip() for b in by.split(",") if b.strip()] if by else []
+    raise typer.Exit(commands.budget(run, by=ways, first=first, last=last, tokens=tokens, out=out, as_json=as_json))
+
+
 @app.command("ls")
 def list_(
     seat: Annotated[str | None, typer.Option(metavar="SEAT", help="The options of one seat: shape, loss, regularize, ...")] = None,

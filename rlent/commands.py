@@ -276,3 +276,17 @@ def measure(model: str, file: str, overrides: Sequence[str], *, fields: Sequence
     from rlent.analysis.measure import main
 
     return main(model, file, overrides, fields=Fields(*fields), **options)
+
+
+def inspect(place: str, overrides: Sequence[str] = (), **options: Any) -> int:
+    """A page of a kept step's responses."""
+    from rlent.analysis.inspection import main
+
+    return main(place, overrides, **options)
+
+
+def budget(place: str, **options: Any) -> int:
+    """Where a run's entropy went."""
+    from rlent.analysis.budget import main
+
+    return main(place, **options)

@@ -5,6 +5,7 @@ differences.txt    where it departs from GRPO    timings.jsonl      seconds per 
 plan.txt           forwards and statistics       samples.jsonl      sampled responses
 run.json           versions, command, seed, ids  checkpoints/       step_000050/, ...
 status.json        running, stopped, finished    model/             the exported model
+budget.jsonl       where entropy changed         batches/           kept batches (track.keep_batches)
 data.json          what was found in the data
 """
 

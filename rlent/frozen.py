@@ -4,6 +4,7 @@ Beside the batch itself, a step kept by `track.keep_batches` holds what each upd
 epoch) there are streams `update<e>:<name>`:
 
     index      [N]    which update of the step the row was in
+    part       [N]    and which part of it (numbers of different ranks differ)
     logp, entropy, second, <probe>   [N,T]   under the weights of that update, before it
     loss, pull, gradient, weight, gate   [N,T]   the record of that update, as the meter had it
 
@@ -82,9 +83,12 @@ class Kept:
         """The knobs after a turn."""
         self.knobs.append(dict(knobs))
 
-    def see(self, minibatch: Batch, streams: Mapping[str, Tensor]) -> None:
-        """What an update is about to see of its rows [n,T]."""
-        self.seen.append(Batch({"mask": minibatch["mask"], **streams}, minibatch.row))
+    def see(self, minibatch: Batch, parts: Sequence[Sequence[int]], streams: Mapping[str, Tensor], rank: int = 0) -> None:
+        """What an update is about to see of its rows [n,T], and how they are cut (positions in `minibatch`)."""
+        part = torch.zeros(len(minibatch), dtype=torch.long)
+        for number, rows in enumerate(parts):
+            part[list(rows)] = (rank << 32) + number
+        self.seen.append(Batch({"mask": minibatch["mask"], "part": part, **streams}, minibatch.row))
 
     def finish(self, batch: Batch, records: Sequence[Sequence[Batch]], after: Mapping[str, Tensor], epochs: int) -> Batch:
         """The step's batch with all of it as streams; `records` holds the parts' records of each update."""
@@ -100,6 +104,7 @@ class Kept:
                 at = torch.tensor([place[int(r)] for r in rows.row.tolist()], dtype=torch.long)
                 for name in names & set(rows):
                     value = rows[name].detach().cpu()
-                    wide = found.setdefault(f"{prefix}{name}", value.new_zeros((len(batch), batch.width)))
-                    wide[at[:, None], torch.arange(rows.width)] = value
+                    shape = (len(batch), batch.width) if value.ndim > 1 else (len(batch),)
+                    whole = found.setdefault(f"{prefix}{name}", value.new_zeros(shape))
+                    whole[(at[:, None], torch.arange(rows.width)) if value.ndim > 1 else at] = value
         return batch.with_(**found, kept={"knobs": self.knobs, "functions": self.functions, "epochs": epochs})

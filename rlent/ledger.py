@@ -5,6 +5,8 @@ For each sampled token the theorems of The Entropy Mechanism of Reinforcement Le
 is unknown for a network with shared weights, so the means `d1` and `d2` are kept beside the change measured on the same rows,
 with the slope that turns one into the other, their correlation and the share of equal signs. A forecast in nats uses the slope of
 earlier steps only.
+
+`account` says on which tokens of those rows the change fell, and on which the predictions lie (`rlent budget`).
 """
 
 from __future__ import annotations
@@ -13,14 +15,21 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from rlent import noise
-from rlent.math import covariance
-from rlent.math.covariance import entropy_change_terms
+from rlent.math import attribution, covariance
+from rlent.math.covariance import entropy_change_terms, sampled_entropy_change
+from rlent.types import Batch
 
-__all__ = ["EntropyLedger", "entropy_change_terms", "sample_rows", "second_moment"]
+__all__ = ["TERMS", "EntropyLedger", "account", "entropy_change_terms", "sample_rows", "second_moment", "token_terms"]
+
+TERMS = ("measured", "d1", "d2", "steer")
+"""What is accounted for: the measured change (nats), and three predictions per unit step (theorems 1 and 2, and STEER's)."""
+
+TOKENS_KEPT = 64
 
 
 def second_moment(logits: Float[Tensor, "t V"], target: Int[Tensor, " t"]) -> Float[Tensor, " t"]:
@@ -32,6 +41,39 @@ def second_moment(logits: Float[Tensor, "t V"], target: Int[Tensor, " t"]) -> Fl
 def sample_rows(n_rows: int, count: int, seed: int, step: int) -> list[int]:
     """`count` of range(n_rows), ascending, drawn from (seed, step); all of them when there are fewer."""
     return sorted(noise.permutation(n_rows, "ledger", seed, step)[: max(count, 0)])
+
+
+def token_terms(rows: Batch) -> dict[str, Float[Tensor, " n"]]:
+    """`TERMS` at every response token of some rows, in float64, in the order of rows and positions.
+
+    Reads mask, adv, gradient (the step's whole pull), and logp, entropy, second (before the updates) and after (entropy, after them).
+    """
+    mask = rows["mask"]
+    logp, entropy, second, adv, pull = (rows[k].double()[mask] for k in ("logp", "entropy", "second", "adv", "gradient"))
+    d1, d2 = entropy_change_terms(logp, entropy, adv, pull, second)
+    change = rows["after"].double()[mask] - entropy
+    return {"measured": change, "d1": d1, "d2": d2, "steer": sampled_entropy_change(logp, logp, entropy, adv)}
+
+
+def account(rows: Batch, accuracy: Mapping[int, float]) -> dict[str, Any]:
+    """A step's entry of the budget: for each way to divide the tokens, [tokens, *`TERMS`] of each part, where the terms are shares of the mean.
+
+    `rows` as for `token_terms`, with tokens and group; `accuracy` is the share of correct responses of each group of the step.
+    """
+    terms = {k: v.numpy() for k, v in token_terms(rows).items()}
+    mask = rows["mask"]
+    length = mask.sum(1)
+    row, position = (x.numpy() for x in mask.nonzero(as_tuple=True))
+    group = torch.tensor([accuracy[int(g)] for g in rows["group"]], dtype=torch.float64)
+    places = {
+        "advantage": attribution.by_sign(rows["adv"].double()[mask].numpy()),
+        "probability": attribution.by_probability(rows["logp"].double()[mask].exp().numpy()),
+        "position": attribution.by_third(position, length.numpy()[row]),
+        "accuracy": attribution.by_accuracy(group.numpy()[row]),
+    }
+    parts = {name: attribution.sums(place, attribution.DIVISIONS[name], terms) for name, place in places.items()}
+    parts["token"] = attribution.by_token(rows["tokens"][mask].numpy(), terms, TOKENS_KEPT)
+    return {"tokens": int(mask.sum()), **{k: float(v.mean()) for k, v in terms.items()}, "by": parts}
 
 
 class EntropyLedger:

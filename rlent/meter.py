@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rlent import metrics
-from rlent.ledger import EntropyLedger, entropy_change_terms
+from rlent.ledger import EntropyLedger, account, token_terms
 from rlent.objective import Out, Scale
 from rlent.types import Batch
 from rlent.world import World, merge
@@ -36,6 +37,7 @@ class Meter:
         self.constant_terms: list[dict[str, float]] = []
         self.numbers: dict[str, float] = {}
         self.noise = 0.0
+        self.account: dict[str, Any] | None = None
         self.sample: Batch | None = None
         self.before: dict[str, Tensor] = {}
 
@@ -63,7 +65,7 @@ class Meter:
         minibatches = [self._whole(parts) for parts in self.records]
         extra = {k for k in batch if k.startswith("reward_") or k.endswith("_selected")}
         whole = self._gather(Batch({k: v for k, v in batch.streams.items() if k in _STEP_STREAMS | extra}, batch.row))
-        ledger = self._ledger_inputs(after)
+        ledger = self._ledger_rows(after)
         noise = max(self.world.all_gather(self.noise))
         if whole is None:
             return None
@@ -76,9 +78,12 @@ class Meter:
         found.update(self._updates())
         if "old_logp" in batch:
             found["noise/logp_max"] = noise
-        if ledger is not None and self.ledger is not None:
-            found["entropy/after"] = ledger.pop("after")
-            found.update(self.ledger.update(**ledger))
+        if ledger is not None and self.ledger is not None and bool(ledger["mask"].any()):
+            terms = token_terms(ledger)
+            found["entropy/after"] = float(ledger["after"].double()[ledger["mask"]].mean())
+            found.update(self.ledger.update(**{k: float(terms[k].mean()) for k in ("d1", "d2", "measured")}))
+            if "correct" in whole:
+                self.account = account(ledger, _accuracy(whole))
         found.update(self.numbers)
         return found
 
@@ -149,8 +154,8 @@ class Meter:
         out["update/count"] = float(len(self.updates))
         return out
 
-    def _ledger_inputs(self, after: Mapping[str, Tensor] | None) -> dict[str, float] | None:
-        """Mean d1 and d2 of the ledger's rows, and the measured change of their mean entropy, over all ranks."""
+    def _ledger_rows(self, after: Mapping[str, Tensor] | None) -> Batch | None:
+        """The ledger's rows of all ranks with what `ledger.account` reads, on rank 0."""
         if self.ledger is None or self.sample is None or after is None:
             return None
         rows = self.sample
@@ -164,21 +169,17 @@ class Meter:
                         gradient[place[r], :width] += record["gradient"][i, :width].double()
         payload = Batch(
             {
-                "mask": rows["mask"],
-                "adv": rows["adv"],
+                **{k: rows[k] for k in ("mask", "adv", "tokens", "group")},
                 "gradient": gradient,
                 **{k: self.before[k] for k in ("logp", "entropy", "second")},
                 "after": after["entropy"],
             },
             rows.row,
         )
-        whole = self._gather(payload)
-        if whole is None or not bool(whole["mask"].any()):
-            return None
-        mask = whole["mask"]
-        logp, entropy, second = (whole[k].double() for k in ("logp", "entropy", "second"))
-        terms = entropy_change_terms(logp, entropy, whole["adv"].double(), whole["gradient"], second)
-        d1, d2 = (term[mask].mean() for term in terms)
-        change = (whole["after"].double() - entropy)[mask].mean()
-        after_mean = whole["after"].double()[mask].mean()
-        return {"d1": float(d1), "d2": float(d2), "measured": float(change), "after": float(after_mean)}
+        return self._gather(payload)
+
+
+def _accuracy(whole: Batch) -> dict[int, float]:
+    """Share of correct responses by group."""
+    group = whole["group"]
+    return {int(g): float(whole["correct"][group == g].double().mean()) for g in group.unique()}

@@ -373,7 +373,7 @@ class Run:
     def now(self, minibatch: Minibatch) -> Minibatch:
         if self.kept is not None:
             with self.clock.lap("keep"):
-                self.kept.see(minibatch.batch, self.actor.watch(minibatch))
+                self.kept.see(minibatch.batch, minibatch.parts, self.actor.watch(minibatch), self.world.rank)
         with self.clock.lap("now"):
             return self.actor.now(minibatch)
 
@@ -461,11 +461,19 @@ class Run:
         seconds = self.clock.clear()
         samples = self._samples(scored) if self.tracker.samples_due(step) else []
         if self.world.leads:
-            self.tracker.step(step, metrics, seconds=seconds, total=self.total, samples=samples)
+            self.tracker.step(step, metrics, seconds=seconds, total=self.total, samples=samples, budget=self._account())
         self.done = step
         saving = config["checkpoint"]["every"]
         if step == self.total or (saving and step % saving == 0):
             self._save()
+
+    def _account(self) -> dict[str, Any] | None:
+        """The ledger's account of the step, to six digits, with the texts of its tokens."""
+        found = self.meter.account
+        if found is None:
+            return None
+        texts = {k: self._pieces([int(k)])[0] for k in found["by"]["token"] if k.isdigit()}
+        return {**_rounded(found), "texts": texts}
 
     def _keeps(self, step: int) -> bool:
         every = int(self.recipe["track"]["keep_batches"])
@@ -669,6 +677,15 @@ def equalities(batch: Batch, equal: Callable[[str, str], bool] | None) -> list[l
 def moment(reads: Sequence[str], when: str) -> str:
     """When a controller acts: at the end of the step if it reads metrics, else when its streams exist."""
     return "end" if "metrics" in reads else when
+
+
+def _rounded(value: Any) -> Any:
+    """Floats to six significant digits, inside lists and mappings too."""
+    if isinstance(value, Mapping):
+        return {k: _rounded(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_rounded(v) for v in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def _rows_at(values: Tensor, rows: Tensor, sample: Batch) -> Tensor:

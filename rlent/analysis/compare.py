@@ -75,7 +75,12 @@ def _settings(source: Source) -> list[str]:
     """A run's own settings as overrides: the model, the steps and how they are cut, the sampling; not its seats."""
     config = source.config
     if config is None:
-        alone = {"trainer.minibatches": 1, "trainer.epochs": 1, "seed": source.batch["seed"], "sampler.temperature": source.batch["temperature"]}
+        alone = {
+            "trainer.minibatches": 1,
+            "trainer.epochs": 1,
+            "seed": source.batch["seed"],
+            "sampler.temperature": source.batch["temperature"],
+        }
         return [f"{k}={v}" for k, v in alone.items()]
     keys = {
         "model": config["model"].keys(),
@@ -120,7 +125,7 @@ def compare(source: Source, played: Sequence[Played]) -> Comparison:
         row["selected_by"] = p.basis or None
         row["clipped"] = p.metrics.get("clip/share")
         row["reweighted"] = float(((p.weight != base.weight) & (p.weight != 1)).sum() / max(tokens, 1)) if not base.reason else None
-        row["differs"] = float(_differs(p, base).sum() / max(tokens, 1)) if not base.reason else None
+        row["differs"] = float(differing(p, base).sum() / max(tokens, 1)) if not base.reason else None
         row["logp_norm"] = float(np.linalg.norm(p.gradient))
         row["logp_cosine"] = _cosine(p.gradient, base.gradient)
         row["entropy_norm"] = float(np.linalg.norm(p.by_entropy)) if p.by_entropy.any() else 0.0
@@ -129,7 +134,7 @@ def compare(source: Source, played: Sequence[Played]) -> Comparison:
             row["parameter_cosine"] = _cosine_of(p.parameters, base.parameters) if base.parameters else None
         row |= {"d1": _finite(p.d1), "d2": _finite(p.d2), "notes": p.notes, "metrics": p.metrics}
         rows.append(row)
-    acted = {p.label: p.selected if p.selected is not None else _differs(p, base) for p in played if not p.reason and p is not base}
+    acted = {p.label: p.selected if p.selected is not None else differing(p, base) for p in played if not p.reason and p is not base}
     overlap = {a: {b: _jaccard(x, y) for b, y in acted.items()} for a, x in acted.items()}
     about: dict[str, Any] = {"rows": len(source.batch), "tokens": tokens, "step": int(source.batch["step"]), "reference": REFERENCE}
     if "after_entropy" in source.batch and "old_entropy" in source.batch:
@@ -137,7 +142,7 @@ def compare(source: Source, played: Sequence[Played]) -> Comparison:
     return Comparison(source, list(played), rows, overlap, about)
 
 
-def _differs(a: Played, b: Played) -> np.ndarray[Any, Any]:
+def differing(a: Played, b: Played) -> np.ndarray[Any, Any]:
     """Tokens that two methods push differently, beyond rounding."""
     scale = max(float(np.abs(b.gradient).max(initial=0.0)), 1e-30)
     return np.asarray((np.abs(a.gradient - b.gradient) > 1e-5 * scale) | (a.by_entropy != b.by_entropy))

@@ -41,6 +41,8 @@ class KeptActor(Actor):
     """The streams that a kept step's updates saw, in the place of a model."""
 
     leaves: list[tuple[Tensor, dict[str, Tensor]]]
+    recorded = True
+    """Whether the rows are cut into parts as they were; otherwise by tokens_per_part."""
 
     def look_back(self, batch: Batch) -> Batch:
         return batch
@@ -55,7 +57,10 @@ class KeptActor(Actor):
                     "the batch was trained in other minibatches than this recipe makes; leave seed and trainer.* as they were, or give --model"
                 )
             seen = {k.removeprefix(prefix): v for k, v in minibatch.batch.streams.items() if k.startswith(prefix)}
-            yield Minibatch(minibatch.batch.with_(**{f"seen:{k}": v for k, v in seen.items()}), minibatch.index, minibatch.parts)
+            parts = minibatch.parts
+            if self.recorded and "part" in seen:
+                parts = [(seen["part"] == number).nonzero()[:, 0].tolist() for number in seen["part"].unique()]
+            yield Minibatch(minibatch.batch.with_(**{f"seen:{k}": v for k, v in seen.items()}), minibatch.index, parts)
 
     def now(self, minibatch: Minibatch) -> Minibatch:
         if minibatch.first:
@@ -118,9 +123,11 @@ class Replay(Run):
         for node in self.plan.nodes["sampler"]:
             node.fn = SimpleNamespace()  # knobs of the sampler turn nothing here
         self.seed, self.step = int(recipe["seed"]), int(source.batch["step"])
-        self.policy: Any = policy or SimpleNamespace(root=None, model=nn.Module())
+        self.policy: Any = policy or SimpleNamespace(root=None, model=nn.Module(), packs=False)
         kind = ModelActor if policy is not None else KeptActor if source.kept else OldActor
         self.actor = make_actor(recipe, self.policy, models or {}, self.world, kind)
+        if isinstance(self.actor, KeptActor) and source.config is not None:
+            self.actor.recorded = recipe["trainer"]["tokens_per_part"] == source.config["trainer"]["tokens_per_part"]
         self.objective = make_objective(recipe, self.world)
         self.knobs = Knobs(self.plan.knobs())
         self.meter = Meter(self.world, None, 0)

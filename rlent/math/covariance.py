@@ -4,6 +4,7 @@ Source: The Entropy Mechanism of Reinforcement Learning for Reasoning Language M
 and 2, tabular softmax) and section 4.2 (equation 10, over the tokens of a batch).
 """
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -54,3 +55,18 @@ def entropy_change_terms(
     d1 = -pull * (logp.exp() * surprise - moment)
     d2 = -adv * surprise
     return d1, d2
+
+
+def sampled_entropy_change(
+    logp: Float[Tensor, "*shape"], old_logp: Float[Tensor, "*shape"], entropy: Float[Tensor, "*shape"], adv: Float[Tensor, "*shape"]
+) -> Float[Tensor, "*shape"]:
+    """-(A / q) p (1 - p) (ln p + H): the change of entropy at a position that a step on its sampled token lets expect, per unit step.
+
+    p is the token's probability now, q the one it was sampled with, H the entropy (nats) then; 0 where it is not finite. It keeps the
+    sampled token's own logit and drops what the other logits do, unlike d1. Source: Rethinking Entropy Interventions in RLVR, arXiv:2510.10150
+    (STEER; it uses the size).
+    """
+    p = logp.exp().clamp(1e-8, 1 - 1e-8)
+    q = old_logp.exp().clamp(1e-8, 1.0)
+    change = -(adv / q * p * (1 - p) * (p.log() + entropy))
+    return torch.where(change.isfinite(), change, 0.0)

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from rlent.math.covariance import sampled_entropy_change
 from rlent.options import NonNegative, Positive
 
 
@@ -23,10 +24,7 @@ def entropy_change(
 
     p is the sampled token's probability now, q the one it was sampled with, H the entropy (nats) then.
     """
-    p = now_logp.exp().clamp(1e-8, 1 - 1e-8)
-    q = old_logp.exp().clamp(1e-8, 1.0)
-    change = (adv / q * p * (1 - p) * (p.log() + old_entropy)).abs()
-    return torch.where(change.isfinite(), change, 0.0)
+    return sampled_entropy_change(now_logp, old_logp, old_entropy, adv).abs()
 
 
 def damp_entropy_change(

@@ -13,7 +13,7 @@ from rlent.track.console import Mode as ConsoleMode
 from rlent.track.record import JsonlRecord
 from rlent.track.wandb_run import Mode, Wandb
 
-METRICS, TIMINGS, SAMPLES = "metrics.jsonl", "timings.jsonl", "samples.jsonl"
+METRICS, TIMINGS, SAMPLES, BUDGET = "metrics.jsonl", "timings.jsonl", "samples.jsonl", "budget.jsonl"
 
 
 class Tracker:
@@ -47,6 +47,7 @@ class Tracker:
         self.record = JsonlRecord(self.run_dir / METRICS)
         self.timings = JsonlRecord(self.run_dir / TIMINGS, sync="end")
         self.sampled = JsonlRecord(self.run_dir / SAMPLES, sync="end", unique=False)
+        self.budget = JsonlRecord(self.run_dir / BUDGET, sync="end")
 
     def start(self, config: Mapping[str, Any], tags: Sequence[str] = (), resume_step: int | None = None, name: str | None = None) -> None:
         """Begin, or go on after `resume_step`: what was written later is cut off, and W&B begins anew with the kept rows.
@@ -66,6 +67,7 @@ class Tracker:
             rows = self.record.cut_back(resume_step)
             seconds = {row["step"]: row for row in self.timings.cut_back(resume_step)}
             samples = self.sampled.cut_back(resume_step)
+            self.budget.cut_back(resume_step)
             rows = [{**row, **seconds.get(row["step"], {})} for row in rows]
         self.wandb.start(
             self.run_dir, config, self.run_id, name=name or self.run_dir.name, tags=[*tags, *self.tags], replay=rows, samples=samples
@@ -83,8 +85,9 @@ class Tracker:
         *,
         seconds: Mapping[str, float] | None = None,
         total: int | None = None,
+        budget: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write a step down everywhere. `seconds` are by stage; `total` is the run's number of steps, for the bar.
+        """Write a step down everywhere. `seconds` are by stage; `total` is the run's number of steps, for the bar; `budget` is the ledger's account.
 
         Raises:
             RlentError: a file cannot be written; it is whole up to the step before.
@@ -97,6 +100,8 @@ class Tracker:
             self.sampled.extend(step, kept)
         if timing:
             self.timings.append(step, timing)
+        if budget:
+            self.budget.append(step, budget)
         self.record.append(step, metrics)
         whole = {**metrics, **timing}
         self.wandb.log(step, whole, kept)
@@ -117,7 +122,7 @@ class Tracker:
         if not self.enabled:
             return
         self.console.finish()
-        for record in (self.record, self.timings, self.sampled):
+        for record in (self.record, self.timings, self.sampled, self.budget):
             record.close()
         self.wandb.finish(status)
 
