@@ -117,11 +117,11 @@ class Actor:
         return parts
 
     def split(self, batch: Batch) -> Iterator[Minibatch]:
-        """The minibatches of a step, epoch after epoch."""
-        index = 0
+        """The minibatches of a step, epoch after epoch. Rows that are not trained on stay behind."""
+        index, train = 0, batch["train"].tolist()
         for epoch in range(self.epochs):
             for rows in self._minibatch_rows(batch, epoch):
-                picked = batch.select(rows)
+                picked = batch.select([r for r in rows if train[r]])
                 yield Minibatch(picked, index, self._parts(picked))
                 index += 1
 

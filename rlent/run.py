@@ -318,7 +318,7 @@ class Run:
     def derive(self, batch: Batch) -> Batch:
         """The streams that are made from a sample only if some function reads them (a kept batch always has its `pieces`)."""
         read = {s for members in self.plan.nodes.values() for n in members for s in n.reads}
-        if "answer_id" in read:
+        if read & {"answer_id", "same"}:
             batch["answer_id"] = answer_ids(batch, getattr(self.grader, "equal", None))
         if "same" in read:
             batch["same"] = equalities(batch, getattr(self.grader, "equal", None))

@@ -19,7 +19,8 @@ a block:
       inputs: {name_in_file: {stream: name, values: {theirs: ours}}}   the same, translated value by value
       inputs: {name_in_file: {option: path}}    its value is given to an option
       node: regularize.kl                       one function instead of the whole objective
-      node: reward.rent                         one reward: `outputs` names `reward`, `token_reward`, or what the function returns (`value`)
+      node: reward.rent                         one reward: `outputs` names `reward`, `token_reward`, `adv`, what the function returns
+                                                (`value`), or a number of the step (`metric:vote/ratio`)
       node: control.aent                        a controller: called for each element of its inputs, from step `first_step` (1) on
       call: package.module.function             a function of the method; options and inputs become its arguments by name,
                                                 `each: input` calls it once for each element of that input; `gradients:
@@ -31,6 +32,8 @@ a block:
       equal: exact | casefold                   makes the stream `same`: answers are equal when their texts are, or when the ordered
                                                 pair (earlier, later) is in the file's `extra_pairs`; no answer equals none
       skip: [name_in_file, ...]                 inputs this block does not need
+      as: loss                                  the kind of vector this is to be checked as
+      at_start: true                            `old_logp` and `old_entropy` are made from the file's logits and labels
       ignore: {option_of_file: reason}
 
 A block may be a list of blocks; each checks its share of the outputs, and an option is known if one of them knows it. Names in `outputs`
@@ -55,6 +58,7 @@ from torch import Tensor
 from rlent.errors import RlentError, UsageError, did_you_mean
 from rlent.math.entropy import entropy_from_logits
 from rlent.math.passk import golden_metric
+from rlent.metrics import step_metrics
 from rlent.mount import Node, locate, mount
 from rlent.objective import Objective, View, add_advantage, add_reward, at_the_end
 from rlent.paths import recipes_dir
@@ -76,7 +80,9 @@ AGGREGATES = {
     "seq-mean-token-sum": "seq_sum",
     "seq-mean-token-sum-norm": "constant",
 }
-_BLOCK_KEYS = frozenset("with first_step inputs outputs rename node call each method state gradients one_group equal skip ignore".split())
+_BLOCK_KEYS = frozenset(
+    "with first_step inputs outputs rename node call each method state gradients one_group equal skip as at_start ignore".split()
+)
 _WHOLE_NUMBERS = frozenset({"group", "bundle", "sample", "step", "trajectory", "turn", "first", "last"})
 _ROW_STREAMS = frozenset({"reward", "group", "length", "correct"})
 
@@ -260,6 +266,13 @@ class Case:
         if "equal" in self.block:
             fold = str.casefold if self.block["equal"] == "casefold" else str
             out["same"] = _same([a and fold(a) for a in out["answer"]], out.pop("extra_pairs", None) or [])
+        if self.block.get("at_start"):
+            table = out["logits"].log_softmax(-1)
+            out["old_logp"] = table.gather(-1, out["labels"].long()[..., None])[..., 0]
+            out["old_entropy"] = entropy_from_logits(out["logits"])
+        if "gold" in out and "correct" not in out:
+            pairs = zip(out["answer"], out["gold"], strict=True)
+            out["correct"] = torch.tensor([bool(a) and a == g for a, g in pairs])
         if "answer" in out:
             out["answer_id"] = torch.tensor(_numbered(out["answer"]))
         if self.block.get("one_group"):
@@ -269,7 +282,7 @@ class Case:
     # ---- kinds ---------------------------------------------------------------------------------------------------
 
     def run(self, check: Check) -> None:
-        kind = self.vector["kind"]
+        kind = self.block.get("as") or self.vector["kind"]
         if "method" in self.block:
             self._method(check)
         elif "node" in self.block:
@@ -533,11 +546,7 @@ class Case:
             self._control(node, check)
             return
         if seat == "reward" and self.block.get("outputs"):
-            found = add_reward(batch.with_(old_logp=batch["old_logp"].double()), [node], self.objective(batch).world)
-            for key, stream in self.block["outputs"].items():
-                if _has(expected, key):
-                    ours = found[f"reward_{name}"] if stream == "value" else found[stream] if stream in found else found[f"{name}_{stream}"]
-                    compare_tree(check, key, ours, _within(expected, key))
+            self._reward(node, batch, check)
             return
         if seat == "probe":
             value = self._probed(node, self.inputs["logits"], batch)
@@ -556,6 +565,29 @@ class Case:
                 check.compare(key, grad, theirs)
             else:
                 check.compare(key, value, theirs)
+
+    def _reward(self, node: Node, batch: Batch, check: Check) -> None:
+        """One reward by itself, with the recipe's advantage and the metrics if the block names them."""
+        expected, wanted = self.vector["outputs"], self.block["outputs"]
+        world = self.objective(batch).world
+        found = add_reward(batch, [node], world)
+        if "adv" in wanted.values():
+            found = add_advantage(found, self.recipe.plan.advantage, world)
+        numbers = step_metrics(found) if any(v.startswith("metric:") for v in wanted.values()) else {}
+        for key, stream in wanted.items():
+            if not _has(expected, key):
+                continue
+            theirs = _within(expected, key)
+            if stream.startswith("metric:"):
+                check.compare(key, numbers[stream.removeprefix("metric:")], theirs)
+                continue
+            own = f"{node.name}_{stream}"
+            ours = found[f"reward_{node.name}"] if stream == "value" else found[own if own in found else stream]
+            if isinstance(ours, Tensor) and ours.ndim == 2 and not isinstance(theirs[0], list):
+                ours = ours[:, 0]  # one number per response
+            if not isinstance(theirs, list | Mapping):  # one for the whole group
+                theirs = [theirs] * len(ours)
+            compare_tree(check, key, ours, theirs)
 
     def _control(self, node: Node, check: Check) -> None:
         """A controller, called once for each element of its inputs, as a minibatch of one token."""

@@ -77,11 +77,11 @@ def step_metrics(batch: Batch) -> dict[str, float]:
     """Metrics of a whole step, from its streams; all are optional but `mask`.
 
     Per token: old_entropy, old_entropy_t1, old_logp, sampler_logp, sampler_entropy, adv, weight, <node>_selected. Per row: reward,
-    reward_<name>, correct, finish, status, length, group, train.
+    reward_<name>, correct, answer_id, finish, status, length, group, train.
     """
     rows = Rows(batch)
     found: dict[str, float] = {"tokens/step": float(rows.tokens.sum())}
-    for part in (_entropy, _covariance, _advantage, _reward, _length, _grader, _mismatch):
+    for part in (_entropy, _covariance, _advantage, _reward, _vote, _length, _grader, _mismatch):
         found.update(part(rows))
     found.update(_selections([rows]))
     return found
@@ -263,6 +263,8 @@ def _reward(rows: Rows) -> dict[str, float]:
     reward, correct, groups = rows.row("reward"), rows.row("correct"), _groups(rows)
     if reward is not None and len(reward):
         found |= {"reward/mean": _mean(reward), "reward/std": float(reward.std())}
+        if correct is not None and rows.row("answer_id") is not None:
+            found["reward/agreement"] = _mean(reward == correct)
     _put(found, "correct/mean", correct)
     if groups is None:
         return found
@@ -276,6 +278,21 @@ def _reward(rows: Rows) -> dict[str, float]:
         for percent, value in zip(PERCENTILES[:3], np.quantile(accuracy, np.array(PERCENTILES[:3]) / 100), strict=True):
             found[f"group/accuracy_q{percent}"] = float(value)
     return found
+
+
+def _vote(rows: Rows) -> dict[str, float]:
+    """The most frequent answer of each group, the first of equals; a response without an answer counts as one of its own."""
+    ids, correct, groups = rows.row("answer_id"), rows.row("correct"), _groups(rows)
+    if ids is None or groups is None:
+        return {}
+    ratio, right = [], []
+    for members in groups:
+        mine = np.where(ids[members] < 0, -1.0 - np.arange(len(members)), ids[members])
+        _, first, count = np.unique(mine, return_index=True, return_counts=True)
+        leader = first[count == count.max()].min()
+        ratio.append(count.max() / len(members))
+        right.append(0.0 if correct is None else correct[members[leader]])
+    return {"vote/ratio": _mean(np.array(ratio)), **({} if correct is None else {"vote/correct": _mean(np.array(right))})}
 
 
 def _length(rows: Rows) -> dict[str, float]:

@@ -174,6 +174,24 @@ _TABLE = [
         "mean over responses of the reward <name>, before its coefficient; token rewards are summed over the response",
         "rising while correct/mean stands still: that reward is being gamed",
     ),
+    Metric(
+        "reward/agreement",
+        "share",
+        "share of responses whose total reward equals the grader's verdict (0 or 1); logged with rewards that compare answers",
+        "for rewards without labels: how good the reward is. It must be read beside correct/mean",
+    ),
+    Metric(
+        "vote/ratio",
+        "share",
+        "mean over prompts of the share of responses with the most frequent answer; logged with rewards that compare answers",
+        "at 1 nothing is left to vote on",
+    ),
+    Metric(
+        "vote/correct",
+        "share",
+        "share of prompts whose most frequent answer (the first of equals) is right: accuracy of the majority",
+        "where correct/mean ends when the majority is the label",
+    ),
     Metric("correct/mean", "share", "share of responses the grader accepts: pass@1 on the step's prompts", "training accuracy"),
     Metric(
         "correct/any",
