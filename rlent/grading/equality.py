@@ -29,6 +29,7 @@ from rlent.grading.extract import code_shaped
 from rlent.grading.limits import too_much
 from rlent.grading.normalise import MAX_ANSWER, Form, base_number, choice, normalise
 from rlent.grading.structure import (
+    Described,
     Matrix,
     Plain,
     Ratio,
@@ -120,6 +121,7 @@ def settle(comparison: Comparison, ask: Callable[[Question], Reply]) -> Outcome:
 _YES_STRING = Outcome(True, "string")
 _NO_STRUCTURE = Outcome(False, "structure")
 _CLAUSE = re.compile(r"\s*,?\s*(?:\\text\{\s*,?\s*(?:for|where|with|when|if)\b.*|\b(?:for|where|when)\s+(?:all|some|any|every|[a-z]\b).*)$")
+_ALTERNATIVE = re.compile(r"\b(?:if|otherwise|else|or)\b")
 _UNDONE = re.compile(r"\\(?:int|iint|iiint|oint|sum|prod|lim)(?![A-Za-z])")
 _FLIP = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
 
@@ -164,10 +166,19 @@ class _Comparer:
             raise _TooMany
         clause_a, clause_g = _CLAUSE.search(a.text), _CLAUSE.search(g.text)
         if (clause_a is None) != (clause_g is None) and depth < 2:
+            if clause_a and _ALTERNATIVE.search(clause_a[0]):
+                return _NO_STRUCTURE
             short_a = a.text[: clause_a.start()] if clause_a else a.text
             short_g = g.text[: clause_g.start()] if clause_g else g.text
             if short_a and short_g:
                 return (yield from self.texts(short_a, short_g, depth + 2))
+        if isinstance(sa, Described) or isinstance(sg, Described):
+            return (yield from self.described(a, g, sa, sg, depth))
+        if isinstance(sa, Series) and (zipped := _zipped(sg)) or isinstance(sg, Series) and (zipped := _zipped(sa)):
+            pair = (sa, zipped) if isinstance(sa, Series) else (zipped, sg)
+            return (yield from self.series(*pair, depth))  # type: ignore[arg-type]
+        if isinstance(sg, Series) and isinstance(sa, Tuple_) and (sa.open, sa.close) == ("(", ")") and _named_one_by_one(sg.items):
+            return (yield from self.ordered(sa.items, sg.items, depth))
         if isinstance(sa, Relation) or isinstance(sg, Relation):
             return (yield from self.relations(a, g, sa, sg, depth))
         if isinstance(sa, Series) and isinstance(sg, Series):
@@ -183,7 +194,11 @@ class _Comparer:
             flat_g = tuple(cell for row in sg.rows for cell in row)
             return (yield from self.ordered(flat_a, flat_g, depth))
         if isinstance(sa, Ratio) and isinstance(sg, Ratio):
-            return (yield from self.ordered(sa.parts, sg.parts, depth))
+            same_parts: Outcome = yield from self.ordered(sa.parts, sg.parts, depth)
+            if same_parts.correct or not len(sa.parts) == len(sg.parts) == 2:
+                return same_parts
+            left, right = (rf"\frac{{{ratio.parts[0]}}}{{{ratio.parts[1]}}}" for ratio in (sa, sg))
+            return (yield from self.texts(left, right, depth + 1))
         if isinstance(sa, Ratio) != isinstance(sg, Ratio) and isinstance(sa, Ratio | Plain) and isinstance(sg, Ratio | Plain):
             ratio = sa if isinstance(sa, Ratio) else sg
             if isinstance(ratio, Ratio) and len(ratio.parts) == 2:
@@ -221,6 +236,23 @@ class _Comparer:
             return (yield from self.ask(a.text, g.text))
         return _NO_STRUCTURE
 
+    def described(self, a: Form, g: Form, sa: Structure, sg: Structure, depth: int) -> Comparison:
+        """Sets by a condition: as the set that the condition solves to, else condition against condition."""
+        if isinstance(sa, Described) and isinstance(sg, Described):
+            if sa.name == sg.name:
+                return (yield from self.texts(sa.condition, sg.condition, depth + 1))
+            return _NO_STRUCTURE
+        one, other = (sa, sg) if isinstance(sa, Described) else (sg, sa)
+        if not isinstance(one, Described) or not (_is_set(other) or isinstance(other, Relation)):
+            return _NO_STRUCTURE
+        if isinstance(sg, Described) and isinstance(other, Relation):  # the condition alone
+            return (yield from self.texts(a.text, one.condition, depth + 1))
+        shape = structure(normalise(one.condition).text)
+        span = _span(shape) if isinstance(shape, Relation) else None
+        if span is None:
+            return (yield from self.ask(a.text, g.text))
+        return (yield from (self.texts(span, g.text, depth + 1) if one is sa else self.texts(a.text, span, depth + 1)))
+
     def ordered(self, answers: tuple[str, ...], golds: tuple[str, ...], depth: int) -> Comparison:
         if len(answers) != len(golds):
             return _NO_STRUCTURE
@@ -233,11 +265,8 @@ class _Comparer:
         return Outcome(True, "structure")
 
     def series(self, sa: Series, sg: Series, depth: int) -> Comparison:
-        names = [_name_of(item) for item in sg.items]
-        if all(names) and not any(_name_of(item) for item in sa.items):
-            letters = {re.sub(r"[_^(].*", "", name or "") for name in names}
-            if len(letters) == len(names):  # `x = 1, y = 2`: values without names must come in that order
-                return (yield from self.ordered(sa.items, sg.items, depth))
+        if not any(_name_of(item) for item in sa.items) and _named_one_by_one(sg.items):
+            return (yield from self.ordered(sa.items, sg.items, depth))  # values without names must come in that order
         return (yield from self.unordered(sa.items, sg.items, depth))
 
     def unordered(self, answers: tuple[str, ...], golds: tuple[str, ...], depth: int) -> Comparison:
@@ -383,6 +412,9 @@ def _words(a: Form, g: Form) -> Outcome | None:
         return Outcome(choice(a).upper() == letter.upper() != "", "choice")
     if re.fullmatch(r"\([a-j]\)", g.compact):
         return Outcome(choice(a) == choice(g), "choice")
+    several_a, several_g = _LETTERS.fullmatch(a.compact), _LETTERS.fullmatch(g.compact)
+    if several_a and several_g and ("," in g.compact) != ("," in a.compact):  # several choices, with and without commas
+        return Outcome(set(a.compact) - {","} == set(g.compact) - {","}, "choice")
     if g.words:
         if a.words == g.words or _bare_words(a) == _bare_words(g) != "":
             return Outcome(True, "choice")
@@ -397,6 +429,9 @@ def _words(a: Form, g: Form) -> Outcome | None:
     if a.words and (a.quoted or len(a.words) > 4 or " " in a.words) and not re.search(r"\\text", g.text):
         return Outcome(False, "choice")
     return None
+
+
+_LETTERS = re.compile(r"[A-J](?:,?[A-J])+")
 
 
 def _word_list(words: str) -> list[str]:
@@ -451,6 +486,22 @@ def _name_of(text: str) -> str | None:
     return _name_of_relation(shape) if isinstance(shape, Relation) else None
 
 
+def _named_one_by_one(items: tuple[str, ...]) -> bool:
+    """`x = 1, y = 2`: values of different things."""
+    names = [_name_of(item) for item in items]
+    return all(names) and len({re.sub(r"[_^(].*", "", name or "") for name in names}) == len(names)
+
+
+def _zipped(shape: Structure) -> Series | None:
+    """`(a, b) = (1, 2)` as `a = 1, b = 2`, else None."""
+    if not isinstance(shape, Relation) or shape.ops != ("=",):
+        return None
+    names, values = structure(shape.parts[0]), structure(shape.parts[1])
+    if not isinstance(names, Tuple_) or not isinstance(values, Tuple_) or len(names.items) != len(values.items) or not is_name(shape.parts[0]):
+        return None
+    return Series(tuple(f"{name} = {value}" for name, value in zip(names.items, values.items, strict=True)))
+
+
 def _values(relation: Relation, *, loose: bool) -> list[str]:
     """What an equation says the value is; empty for an equation that is an answer in itself (`2x + z = 1`).
 
@@ -487,6 +538,8 @@ def _near(exact: str, rounded: str) -> bool | None:
     u, v = parse(exact), parse(rounded)
     if u is None or v is None or u.symbols or v.symbols or (x := evaluate(u)) is None or (y := evaluate(v)) is None:
         return None
+    if u.node[0] == v.node[0] == "num" and u.decimal is None and v.decimal is None:
+        return bool(x == y)  # a whole number is not the rounding of another
     return bool(abs(x - y) * 20 <= abs(x))
 
 

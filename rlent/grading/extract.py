@@ -16,13 +16,18 @@ import re
 from dataclasses import dataclass
 
 from rlent.grading.base import Mode
-from rlent.grading.normalise import closing, prepare
+from rlent.grading.normalise import MAX_ANSWER, closing, prepare
 
 TAIL = 20_000
 
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
-_PLACEHOLDER = re.compile(r"^[\s.…_?$]*$|^\\(?:text\{)?\s*(?:ldots|dots|cdots|quad|answer)\s*\}?\s*$|^\s*\\?(?:ldots|dots|cdots|quad)\s*$")
+_ESCAPED_CLOSE = re.compile(r"[^{}\n]{1,200}?\\\}")
+_PLACEHOLDER = re.compile(
+    r"^\s*(?:\\text\s*\{)?(?:[\s.…_?$]|\\(?:ldots|dots|cdots|quad)(?![A-Za-z]))*\}?\s*$|^\s*(?:ldots|dots|cdots|quad)\s*$"
+    r"|^\s*(?:\\text\s*\{)?\s*(?:your |the |final |correct )*answer(?: here)?\s*\}?\s*$",
+    re.IGNORECASE,
+)
 _MINERVA = re.compile(r"final answer is:?\s*(.{1,2000}?)\.?\s*I hope (?:it|this) is correct", re.IGNORECASE | re.DOTALL)
 _BETWEEN = re.compile(r"^(?:[\s,;&.$]|\\[()\[\],;:! ]|\\q?quad\b|\\(?:text|mathrm)\s*\{[^{}]{0,10}\}|\band\b|\bor\b)*$")
 _NAME_BEFORE = re.compile(r"(?:[A-Za-z](?:_\{?\w{1,6}\}?)?(?:\([A-Za-z]\))?|\\[a-z]{2,7})\s*=\s*(?:\\[(\[]|\$)?\s*$")
@@ -30,8 +35,29 @@ _AFTER_BOX = re.compile(r"[\s$]{0,4}(?:\\[)\]])?[\s$]{0,4}(\\?%|percent\b|\^\s*\
 
 _ANSWER_TAG = re.compile(r"<answer>((?:(?!<answer>|</answer>).)*)</answer>", re.IGNORECASE | re.DOTALL)
 _HASHES = re.compile(r"####[ \t]*([^\n]+)")
-_ANSWER_LINE = re.compile(r"answer\b[ \t]{0,4}\*{0,3}[ \t]{0,4}:[ \t]{0,4}\*{0,3}[ \t]{0,4}\n?([^\n]+)", re.IGNORECASE)
-_ANSWER_IS = re.compile(r"answer\s{1,4}is\s{0,4}:?\s{0,4}([^\n]{1,2000}(?:\n[^\n]{1,200})?)", re.IGNORECASE)
+_ANSWER_HERE = re.compile(
+    r"answer\b[ \t]{0,4}\*{0,3}[ \t]{0,4}[:：=][ \t]{0,4}\*{0,3}[ \t]{0,4}(?:\n[ \t]{0,4}){0,3}"
+    r"|(?<![^\n])[#*_> \t]{0,8}(?:the )?(?:final )?answer[*_ \t]{0,6}(?:\n[ \t]{0,4}){1,3}",
+    re.IGNORECASE,
+)
+_ANSWER_IS = re.compile(
+    r"answer(?: to [^.\n]{1,80}?)?\s{1,4}(?:is|was|equals|(?:would|must|should|will) be)\b\s{0,4}:?\s{0,4}([^\n]{1,2000}(?:\n[^\n]{1,200})?)",
+    re.IGNORECASE,
+)
+_REMARK = re.compile(
+    r"\s*(?:[,;:]\s*(?:as|since|because|which|where|when|if|so|given|thus|hence|after|by)\b|\(\s*(?:as|since|because|by|see|note|i\.e|e\.g|rounded|which|where|approx)).*$",
+    re.IGNORECASE | re.DOTALL,
+)
+_ADVERB = re.compile(
+    r"^(?:(?:therefore|thus|hence|simply|just|exactly|indeed|clearly|actually|then|now|approximately|about|equal to|given by)\b\s*,?\s*)+", re.IGNORECASE
+)
+# Words that make a number in a sentence something else than its answer.
+_HEDGE = re.compile(
+    r"(?<![\\A-Za-z])(?:not|no|neither|nor|or|either|maybe|perhaps|possibly|unknown|unsure|guess|wrong|incorrect|such as|except|unless)(?![A-Za-z])|n't\b"
+    r"|(?:at least|at most|between|over|under|above|below|any|(?:more|less|fewer|greater|larger|smaller|bigger|higher|lower) than)\s+(?:[-$\\(\d]|$)",
+    re.IGNORECASE,
+)
+
 
 _FORMULA = re.compile(
     r"\$\$((?:[^$\\]|\\.){1,2000}?)\$\$|\$((?:[^$\\\n]|\\.|\n(?!\n)){1,2000}?)\$|\\\[((?:[^\\]|\\[^\]]){1,2000}?)\\\]|\\\(((?:[^\\]|\\[^)]){1,2000}?)\\\)",
@@ -83,6 +109,8 @@ def boxes(text: str) -> list[_Box]:
         at = m.end()
         if at < len(text) and text[at] == "{":
             end = closes.get(at, -1)
+            if end < 0 and (closed := _ESCAPED_CLOSE.match(text, at + 1)):  # \boxed{185\}
+                end = closed.end() - 1
             if end < 0:
                 continue
             content = text[at + 1 : end]
@@ -118,7 +146,12 @@ def _tidy(text: str) -> str:
     """Marker text without markdown, tags, a trailing remark or full stop."""
     text = re.sub(r"\s*I hope (?:it|this) is correct.*$", "", text, flags=re.DOTALL | re.IGNORECASE)
     text = re.sub(r"</?[a-z]{1,12}>", " ", text).strip().strip("*`").strip()
-    return text.rstrip(".").strip().strip("*`").strip()
+    return _ADVERB.sub("", text.rstrip(".").strip().strip("*`").strip())
+
+
+def _hedged(text: str) -> bool:
+    """Whether a sentence takes its number back, bounds it, or offers several; words inside formulas do not count."""
+    return _HEDGE.search(_FORMULA.sub(" $ ", text)) is not None
 
 
 def _reduce(text: str) -> str:
@@ -126,16 +159,22 @@ def _reduce(text: str) -> str:
     text = _tidy(text)
     if len(text) > 2000 or code_shaped(text):
         return text
+    if (shorter := _tidy(_REMARK.sub("", text))) and not _hedged(shorter):
+        text = shorter
     for _ in range(4):
         outside = _FORMULA.sub(" ", text)
         if len(_PROSE.findall(outside)) < 2:
             break
+        if (first := _FORMULA.match(text)) and text[first.end() : first.end() + 1] in (";", ".", "!"):
+            return str(next(filter(None, first.groups())).strip())
         parts = re.split(r"(?<![A-Za-z\\])(?:is|are|equals|be|was)(?![A-Za-z])\s*:?", text)
         if len(parts) > 1 and parts[-1].strip(" .:"):
             shorter = _tidy(parts[-1])
             if shorter != text:
                 text = shorter
                 continue
+        if _hedged(text):
+            return text
         formulas = [next(filter(None, m.groups())) for m in _FORMULA.finditer(text)]
         if formulas:
             return str(formulas[-1].strip())
@@ -143,7 +182,7 @@ def _reduce(text: str) -> str:
         return numbers[0] if len(numbers) == 1 else text
     formulas = [next(filter(None, m.groups())) for m in _FORMULA.finditer(text)]
     outside = _FORMULA.sub(" ", text)
-    if len(formulas) == 1 and _PROSE.search(outside):
+    if len(formulas) == 1 and _PROSE.search(outside) and not _hedged(text):
         return str(formulas[0].strip())
     return text
 
@@ -172,10 +211,12 @@ def _marker(text: str) -> str | None:
     for content in reversed(tags):
         if not _PLACEHOLDER.match(content):
             return _reduce(content)
-    for pattern in (_HASHES, _ANSWER_LINE):
-        hits = [m[1] for m in pattern.finditer(text) if _tidy(m[1]) and not _PLACEHOLDER.match(_tidy(m[1]))]
-        if hits:
-            return _reduce(hits[-1])
+    hashes = [m[1] for m in _HASHES.finditer(text)]
+    lines = (text[m.end() : m.end() + MAX_ANSWER + 1].partition("\n")[0] for m in reversed(list(_ANSWER_HERE.finditer(text))))
+    for hits in (reversed(hashes), lines):
+        for hit in hits:
+            if (tidy := _tidy(hit)) and not _PLACEHOLDER.match(tidy):
+                return _reduce(hit)
     hits = [m[1] for m in _ANSWER_IS.finditer(text)]
     return _reduce(_sentence(hits[-1])) if hits else None
 

@@ -135,13 +135,19 @@ _SPACES = re.compile(
 )
 _THIN_GROUP = re.compile(r"(?<=\d)(?:,\s*\\!\s*|\{,\}(?:\\!)?\s*|(?<!\\)\\[,;:! ]|~)\s*(?=\d{3}(?!\d))")
 _SIZES = re.compile(r"\\(?:left|right|[bB]igg?[lrm]?|middle)(?![A-Za-z])\s*(\.(?!\d))?")
+_FONT = re.compile(r"\\(?:tiny|small|normalsize|large|Large|LARGE|huge|Huge|boldmath)(?![A-Za-z])|\\(?:bf|rm|it|sf|tt|sl)(?![A-Za-z])(?!\s*\{)")
+_FONT_GROUP = re.compile(r"\{\s*\\(?:rm|bf|it|sf)\s+([^{}]*)\}")
+_MIXED_GROUPS = re.compile(r"(?<!\d)\d{1,3}\{,\}\d{3}(?:(?:\{,\}|,)\d{3})*(?!\d)")
+_INFIX = re.compile(r"\{([^{}]*)\\(choose|over)(?![A-Za-z])([^{}]*)\}")
+_CURRENCY = re.compile(r"^(?:US|USD|EUR|GBP|INR|Rs\.?)\s*(?=\d)")
+_LEAD = re.compile(r"^\\text\{[^{}]*(?:\b(?:is|are|equals)|:|=)\s*\}\s*:?\s*(?=[^\s])")
 _PHANTOM = re.compile(r"\\(?:[hv]?phantom|hspace\*?|vspace\*?|label|tag\*?|color|textcolor)\{[^{}]*\}")
 _RENAME = {
     "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "dbinom": "binom", "tbinom": "binom", "leq": "le", "geq": "ge", "neq": "ne",
     "leqslant": "le", "geqslant": "ge", "lt": "<", "gt": ">", "lbrace": "{", "rbrace": "}", "lbrack": "[", "rbrack": "]",
-    "lvert": "|", "rvert": "|", "vert": "|", "mid": "|", "ast": "cdot", "colon": ":", "degree": "circ", "varnothing": "emptyset",
+    "lvert": "|", "rvert": "|", "vert": "|", "mid": "|", "ast": "cdot", "colon": ":", "varnothing": "emptyset",
     "dots": "ldots", "cdots": "ldots", "dotsc": "ldots", "dotsb": "ldots", "land": "wedge", "lor": "vee", "to": "to", "rightarrow": "to",
-    "isin": "in", "arctg": "arctan", "tg": "tan", "ctg": "cot", "cosec": "csc", "infin": "infty", "backslash": "setminus", "simeq": "approx",
+    "lg": "log", "isin": "in", "arctg": "arctan", "tg": "tan", "ctg": "cot", "cosec": "csc", "infin": "infty", "backslash": "setminus", "simeq": "approx",
 }  # fmt: skip
 _TEXT = re.compile(
     r"\\(text|textbf|textit|textrm|textsf|textnormal|texttt|mathrm|mathbf|mathit|mathsf|mathtt|mbox|hbox|operatorname\*?|rm|bf|boldsymbol|bm|emph)\s*\{"
@@ -198,7 +204,7 @@ _NUMBER_WORDS = {
     "twelve": 12,
     "sixteen": 16,
 }
-_SCALE = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_SCALE = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 
 _UNITS: dict[str, tuple[str, Fraction]] = {}
 for _dimension, _table in {
@@ -215,6 +221,10 @@ _OTHER_UNITS = set(
     "volt v amp ampere a ohm pascal pa kpa kelvin k celsius mol mole unit sq square cubic year month yuan euro rupee usd people person student way point "
     "piece apple book card coin ball bps bit byte ev mev gev coulomb c tesla t weber henry farad cal kcal calorie rpm items item times time per".split()
 )
+_NAMED = {
+    "infinity": r"\infty", "positive infinity": r"\infty", "negative infinity": r"-\infty", "empty set": r"\emptyset",
+    "the empty set": r"\emptyset", "all real numbers": r"\mathbb{R}", "all reals": r"\mathbb{R}", "the real numbers": r"\mathbb{R}",
+}  # fmt: skip
 _NOT_UNITS = set(
     "and or if when for not to mod base where otherwise none all except at least most more less than between from in is are no yes true false "
     "undefined infinite infinity impossible only over up with wrong i e any both neither nor but".split()
@@ -253,7 +263,7 @@ def _text_group(name: str, content: str) -> str:
         return "\\" + bare + " " if bare in _FUNCTIONS else r"\text{" + bare + "}"
     if re.fullmatch(r"\(?[A-J]\)?", bare):
         return bare
-    if re.fullmatch(r"[-+]?[\d.,]+", bare):
+    if re.fullmatch(r"(?:[-+\d.,;/\s]|\band\b|\bor\b)+", bare):
         return bare
     if name in ("mathbf", "boldsymbol", "bm", "mathit") and not re.fullmatch(r"[A-Za-z]{3,}", bare):
         return bare
@@ -381,10 +391,12 @@ def _drop_unit(text: str) -> tuple[str, tuple[str, Fraction, int] | None]:
     else:
         head, words, power = _trailing_words(text)
     head = head.rstrip("\\").rstrip()
-    if not words or not _is_value(head):
+    if not words or not _is_value(head) or re.search(r"\d", re.sub(r"[A-Za-z]\^?\{?-?[1-4]\}?", "", words)):
         return text, None
-    parts = [w for w in re.split(r"[\s/.^\d{}-]+", words) if w]
-    if not parts or any(w.lower() in _NOT_UNITS for w in parts) or any(w.lower() in _NUMBER_WORDS for w in parts):
+    parts = [w for w in re.split(r"[\s/.^\d{}()-]+", words) if w]
+    if not parts or any(w.lower() in _NUMBER_WORDS for w in parts):
+        return text, None
+    if any(w.lower() in _NOT_UNITS for w in parts) and parts != ["in"]:
         return text, None
     if parts[0].lower() in _SCALE and len(parts) == 1:
         return rf"{head}\cdot {_SCALE[parts[0].lower()]}", None
@@ -393,7 +405,8 @@ def _drop_unit(text: str) -> tuple[str, tuple[str, Fraction, int] | None]:
     known = [_unit_word(w) for w in parts]
     if not quoted:
         listed = all(w in _UNITS or w in _OTHER_UNITS for w in known)
-        if not (listed and all(len(w) > 1 for w in parts)) and not all(len(w) >= 3 for w in parts):
+        speed = listed and len(parts) == 2 and "/" in words and (max(map(len, parts)) > 1 or parts == ["m", "s"])
+        if not (listed and all(len(w) > 1 for w in parts)) and not all(len(w) >= 3 for w in parts) and not speed:
             return text, None
         if any(w in _FUNCTIONS or w in _PLAIN_WORDS or w == "sqrt" for w in parts):
             return text, None
@@ -427,24 +440,39 @@ def normalise(text: str, decimal_comma: bool = False) -> Form:
     text = re.sub(r"\\(?:begin|end)\{(?:equation|align|aligned|gather|gathered|displaymath|math|split)\*?\}", " ", text)
     text = re.sub(r"\*\*(?=\S)(.*?)(?<=\S)\*\*$", r"\1", text) if text.startswith("**") else text
     text = _SIZES.sub("", text)
+    text = _FONT.sub(" ", _FONT_GROUP.sub(r"\\text{\1}", text))
+    text = re.sub(r"\^?\s*\\degrees?(?![A-Za-z])", r"^\\circ ", text).replace("\\&", " , ").replace("{:}", ":")
+    text = re.sub(r"\\(?:mathbb|Bbb)\s*([A-Z])(?![A-Za-z])|\\([RZNQC])(?![A-Za-z])", lambda m: rf"\mathbb{{{m[1] or m[2]}}}", text)
     text = re.sub(r"\\\$|\\(?:euro|pounds|yen)(?![A-Za-z])|[€£¥₹]", "", text)
     text = re.sub(r"\$\$?|\\\(|\\\)|(?<!\\)\\\[|(?<!\\)\\\]", " ", text)
     text = _PHANTOM.sub(" ", text)
+    text = _MIXED_GROUPS.sub(lambda m: m[0].replace("{,}", "").replace(",", ""), text)
     text = _THIN_GROUP.sub("", text)
     text = re.sub(r"(?<!\\)\\!", "", text)
     text = _SPACES.sub(" ", text)
     text = re.sub(r"\\([A-Za-z]+)", lambda m: _rename(m[1]), text)
     text = _unwrap_text(text)
+    text = _LEAD.sub("", text)
+    if "\\choose" in text or "\\over" in text:
+        text = _INFIX.sub(lambda m: rf"\{'binom' if m[2] == 'choose' else 'frac'}{{{m[1].strip()}}}{{{m[3].strip()}}}", text)
+    if m := re.fullmatch(r"\s*\\underline\s*\{([^{}]*)\}\s*", text):
+        text = m[1]
     text = text.replace("**", "^").replace("<=", r"\le ").replace(">=", r"\ge ").replace("!=", r"\ne ").replace("==", "=")
     text = re.sub(r"(\d)\s*\*\s*(?=\d)", r"\1\\cdot ", text).replace("*", r"\cdot ")
     text = re.sub(r"\\not\s*=", r"\\ne ", text)
     text = re.sub(r"^\s*(?:=|\\approx(?![A-Za-z]))\s*", "", text)
+    text = re.sub(r"\\text\{[\s.,;]*\}\s*$", "", _strip_end(text))
+    text = re.sub(r"(\\mathbb\{[A-Z]\})\s*-\s*(?=\\\{)", r"\1\\setminus ", text)
+    text = re.sub(r"^(\d+)\s+to\s+(\d+)$", r"\1:\2", text)
     text = _strip_end(text)
 
     quoted = False
     if (m := re.fullmatch(r"\\text\{([^{}]*)\}", text)) is not None:
         text, quoted = m[1].strip(), True
         text = _strip_end(text)
+    if named := _NAMED.get(text.casefold()):
+        text, quoted = named, False
+    text = _CURRENCY.sub("", text)
 
     percent = False
     if m := re.search(r"\\text\{\s*(?:percent|per cent|percentage|%)\s*\}\s*$", text):
@@ -455,7 +483,7 @@ def normalise(text: str, decimal_comma: bool = False) -> Form:
         text = _strip_end(text)
 
     text = re.sub(r"\\text\{\s*(?:degrees?|deg)\s*\}", r"^\\circ ", text)
-    text = re.sub(r"(?<=\d)\s*degrees?\b", r"^\\circ ", text)
+    text = re.sub(r"(?<=\d)\s*degrees?(?:\s+(?:Celsius|Fahrenheit|centigrade|C|F))?\b", r"^\\circ ", text, flags=re.IGNORECASE)
     if not _TRIG.search(text):
         text = re.sub(r"\^\s*\{?\s*\\circ\s*\}?\s*(?:C|F|\\text\{\s*[CF]\s*\})?\s*$", "", text).strip()
     text, unit = _drop_unit(text)
@@ -533,10 +561,11 @@ def _words(text: str, quoted: bool) -> str:
 
 def choice(form: Form) -> str:
     """The letter A to J when the answer is one, in any dress: `C`, `(C)`, `\\text{C}`, `(C) 12`; else empty."""
-    if m := re.fullmatch(r"[\(\[]?([A-Ja-j])[\)\]]?[.:]?", form.compact):
+    compact = re.sub(r"^(?:option|choice|answer)(?=[A-J(\[])", "", form.compact, flags=re.IGNORECASE)
+    if m := re.fullmatch(r"[\(\[]?([A-Ja-j])[\)\]]?[.:]?", compact):
         return m[1]
     plain = re.sub(r"\\text\{([^{}]*)\}", r" \1 ", form.text).strip()
-    if m := re.match(r"[\(\[]([A-J])[\)\]]\s*\S|([A-J])[\)]\s*\S", plain):
+    if m := re.match(r"[\(\[]([A-J])[\)\]]\s*\S|([A-J])[\).:]\s*\S", plain):
         return (m[1] or m[2]) if not re.search(r"[,;]\s*[\(\[]?[A-J]\b", plain) else ""
     return ""
 

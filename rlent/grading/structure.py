@@ -57,7 +57,15 @@ class Ratio:
     parts: tuple[str, ...]
 
 
-Structure = Plain | Series | Tuple_ | Union_ | Matrix | Relation | Ratio
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A set by a condition: `\\{x \\mid x > 1\\}`."""
+
+    name: str
+    condition: str
+
+
+Structure = Plain | Series | Tuple_ | Union_ | Matrix | Relation | Ratio | Described
 
 _LEX = re.compile(r"\\(?:begin|end)\{[A-Za-z*]{1,20}\}|\\[A-Za-z]+|\\.|.", re.DOTALL)
 _OPENING = {"(", "[", "{", "\\{", "\\langle", "\\lfloor", "\\lceil"}
@@ -74,6 +82,7 @@ _RELATIONS = {
     "\\equiv": "=",
     "\\sim": "~",
 }
+_CASES = re.compile(r"^\\begin\{cases\}(.*)\\end\{cases\}$", re.DOTALL)
 _MATRIX = re.compile(r"^\\begin\{(pmatrix|bmatrix|Bmatrix|matrix|smallmatrix|array)\}(?:\s*\{[lcr| ]*\})?(.*)\\end\{\1\}$", re.DOTALL)
 
 
@@ -149,15 +158,21 @@ def structure(text: str) -> Structure:
     if (m := _MATRIX.match(text)) and "\\begin" not in m[2]:
         rows = [row for row in re.split(r"\\\\(?:\[[^\]]*\])?", m[2].replace("\\hline", "")) if row.strip()]
         return Matrix(tuple(tuple(cell.strip() for cell in row.split("&")) for row in rows))
+    if (m := _CASES.match(text)) and "\\begin" not in m[1] and "&" not in m[1]:
+        rows = [row.strip(" ,;") for row in m[1].split("\\\\") if row.strip()]
+        return Series(tuple(rows)) if len(rows) > 1 and all(rows) else Plain(text)
     if (held := _enclosed(text)) is not None:
         left, inside, right = held
         items, found = split_top(inside, {",", ";"})
         if left in ("{", "\\{"):
-            if split_top(inside, {"|", ":", "\\mid"})[1]:
-                return Plain(text)
+            if (parts := split_top(inside, {"|", ":", "\\mid"}))[1]:
+                told = structure(parts[0][1]) if len(parts[0]) == 2 and re.fullmatch(r"[A-Za-z]", parts[0][0]) else None
+                return Described(parts[0][0], parts[0][1]) if isinstance(told, Relation) else Plain(text)
             kept = tuple(item for item in items if item)
             return Series(_expanded(kept), bare=False) if kept and (left == "\\{" or len(kept) > 1) else Plain(text)
         if found and all(items):
+            if text.count("\\pm") == 1 and "\\mp" not in text and (two := _plus_minus(text)):  # (\pm 5, 0) is two points
+                return Series(two)
             return Tuple_(tuple(items), left, right)
         if not found and left == "(" and right == ")" and inside.strip():
             return structure(inside.strip())
@@ -201,7 +216,7 @@ def is_name(text: str) -> bool:
     shape = structure(text)
     if isinstance(shape, Tuple_):
         return all(is_name(item) for item in shape.items)
-    if isinstance(shape, Series | Union_ | Matrix | Relation):
+    if isinstance(shape, Series | Union_ | Matrix | Relation | Described):
         return False
     bare = re.sub(r"\\text\{[^{}]*\}", "t", text)
     bare = re.sub(r"_\{[^{}]*\}|_\w", "", bare)
@@ -241,6 +256,7 @@ def braces_balanced(text: str) -> bool:
 
 
 __all__ = [
+    "Described",
     "Matrix",
     "Plain",
     "Ratio",
