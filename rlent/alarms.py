@@ -35,7 +35,11 @@ GROWTHS = (
     Growth("mismatch/mean", 0.02, 3.0, "the engine and the trainer drift apart; shape=[truncated_importance] corrects for it"),
     Growth("mismatch/k3", 0.01, 5.0, "the engine and the trainer drift apart; shape=[truncated_importance] corrects for it"),
     *(Growth(f"grader/{status}", 0.05, 3.0, _GRADER) for status in ("timeout", "crash", "limit")),
-    Growth("grader/unparsed", 0.05, 3.0, _GRADER, never=False),  # a policy that cannot write answers yet is no fault of the grader
+    # a policy that cannot write answers yet is no fault of the grader; one that could is a format problem
+    *(Growth(f"grader/{status}", 0.05, 3.0, _GRADER, never=False) for status in ("unparsed", "no_answer")),
+    Growth(
+        "grader/gold_unparsed", 0.01, 3.0, "the data has accepted answers that cannot be read; `rlent check` with the same data names them"
+    ),
 )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from rlent.alarms import IN_A_ROW, INERT_AFTER, Alarms
 
 QUIET = {"mismatch/mean": 0.01, "grader/timeout": 0.0}
@@ -26,6 +28,12 @@ def test_a_single_bad_step_and_small_numbers_say_nothing():
 def test_a_run_that_starts_badly_is_told_at_once():
     assert [s.split(":")[0] for s in told(Alarms(), [{"grader/timeout": 0.5}] * 9)] == [f"step {IN_A_ROW}"]
     assert told(Alarms(), [{"grader/unparsed": 0.5}] * 9) == []
+
+
+@pytest.mark.parametrize("status", ["timeout", "crash", "limit", "unparsed", "no_answer", "gold_unparsed"])
+def test_a_jump_of_any_status_of_the_grader_is_said(status):
+    said = told(Alarms(), [{f"grader/{status}": 0.0}] * 5 + [{f"grader/{status}": 0.2}] * 9)
+    assert len(said) == 1 and said[0].startswith(f"step {5 + IN_A_ROW}: grader/{status} is 0.2")
 
 
 def test_what_was_said_is_not_said_again_after_a_resume():

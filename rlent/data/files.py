@@ -8,7 +8,6 @@ numbers; nothing is skipped in silence.
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
 import zlib
@@ -21,6 +20,7 @@ from rlent import noise
 from rlent.data.findings import Findings, examine
 from rlent.data.overlap import benchmarks, drop_duplicates, key, without
 from rlent.data.problems import Problems
+from rlent.data.rows import MISSING, BadRowError, field_at, json_lines, open_lines
 from rlent.data.templates import check_template
 from rlent.errors import DataError, did_you_mean
 from rlent.options import Count, PositiveCount
@@ -34,7 +34,6 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
 
 _SHOWN = 5
 _HELD_OUT_SHARE = 10
-MISSING = object()
 _LISTED = re.compile(r"\s*\[\s*\"")
 
 Duplicates = Literal["keep", "drop"]
@@ -43,28 +42,8 @@ Field = str | Sequence[str]
 """A dotted path, several of them (the first that a row has counts), or `auto`."""
 
 
-class BadRowError(ValueError):
-    """Why one row cannot be used."""
-
-
-# rows ----------------------------------------------------------------------------------------------------------------------------
-
-
-def json_lines(lines: Iterable[bytes]) -> Iterator[tuple[int, Any]]:
-    """Row numbers, from 1, with what the lines hold; a line that cannot be read comes as a `BadRowError`."""
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            yield number, json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-        except UnicodeDecodeError as error:
-            yield number, BadRowError(f"not UTF-8 ({error.reason} at byte {error.start})")
-        except (ValueError, RecursionError) as error:
-            yield number, BadRowError(f"not JSON ({error})")
-
-
 def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+    with open_lines(path) as file:
         yield from json_lines(file)
 
 
@@ -109,18 +88,6 @@ def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 # one row to one problem ----------------------------------------------------------------------------------------------------------
-
-
-def field_at(row: Mapping[str, Any], field: str) -> Any:
-    """The value at a dotted path, where a field whose own name has the dots comes first; `MISSING` if there is none."""
-    if field in row:
-        return row[field]
-    value: Any = row
-    for part in field.split("."):
-        if not isinstance(value, Mapping) or part not in value:
-            return MISSING
-        value = value[part]
-    return value
 
 
 def _find(row: Mapping[str, Any], field: Field, usual: tuple[str, ...], what: str) -> tuple[str, Any]:

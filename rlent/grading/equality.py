@@ -497,7 +497,12 @@ def _zipped(shape: Structure) -> Series | None:
     if not isinstance(shape, Relation) or shape.ops != ("=",):
         return None
     names, values = structure(shape.parts[0]), structure(shape.parts[1])
-    if not isinstance(names, Tuple_) or not isinstance(values, Tuple_) or len(names.items) != len(values.items) or not is_name(shape.parts[0]):
+    if (
+        not isinstance(names, Tuple_)
+        or not isinstance(values, Tuple_)
+        or len(names.items) != len(values.items)
+        or not is_name(shape.parts[0])
+    ):
         return None
     return Series(tuple(f"{name} = {value}" for name, value in zip(names.items, values.items, strict=True)))
 

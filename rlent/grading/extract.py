@@ -49,7 +49,8 @@ _REMARK = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _ADVERB = re.compile(
-    r"^(?:(?:therefore|thus|hence|simply|just|exactly|indeed|clearly|actually|then|now|approximately|about|equal to|given by)\b\s*,?\s*)+", re.IGNORECASE
+    r"^(?:(?:therefore|thus|hence|simply|just|exactly|indeed|clearly|actually|then|now|approximately|about|equal to|given by)\b\s*,?\s*)+",
+    re.IGNORECASE,
 )
 # Words that make a number in a sentence something else than its answer.
 _HEDGE = re.compile(

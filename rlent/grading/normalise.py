@@ -135,7 +135,9 @@ _SPACES = re.compile(
 )
 _THIN_GROUP = re.compile(r"(?<=\d)(?:,\s*\\!\s*|\{,\}(?:\\!)?\s*|(?<!\\)\\[,;:! ]|~)\s*(?=\d{3}(?!\d))")
 _SIZES = re.compile(r"\\(?:left|right|[bB]igg?[lrm]?|middle)(?![A-Za-z])\s*(\.(?!\d))?")
-_FONT = re.compile(r"\\(?:tiny|small|normalsize|large|Large|LARGE|huge|Huge|boldmath)(?![A-Za-z])|\\(?:bf|rm|it|sf|tt|sl)(?![A-Za-z])(?!\s*\{)")
+_FONT = re.compile(
+    r"\\(?:tiny|small|normalsize|large|Large|LARGE|huge|Huge|boldmath)(?![A-Za-z])|\\(?:bf|rm|it|sf|tt|sl)(?![A-Za-z])(?!\s*\{)"
+)
 _FONT_GROUP = re.compile(r"\{\s*\\(?:rm|bf|it|sf)\s+([^{}]*)\}")
 _MIXED_GROUPS = re.compile(r"(?<!\d)\d{1,3}\{,\}\d{3}(?:(?:\{,\}|,)\d{3})*(?!\d)")
 _INFIX = re.compile(r"\{([^{}]*)\\(choose|over)(?![A-Za-z])([^{}]*)\}")

@@ -58,6 +58,7 @@ class _Worker:
                 stderr=subprocess.DEVNULL,
                 env=environment,
                 cwd=os.path.abspath(os.sep),
+                process_group=0,  # a Ctrl-C is for the caller, who may want to finish what is begun
             )
         self.pipe: Connection[Any, Any] = ours
         self.ready = False
