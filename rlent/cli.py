@@ -634,7 +634,7 @@ def explain(
 @app.command()
 def new(
     name: Annotated[str, typer.Argument(help="The method's name: a Python name like entropy_floor.")],
-    seat: Annotated[str, typer.Option(metavar="SEAT", help="reward, advantage, shape, loss, regularize, control or probe.")],
+    seat: Annotated[str, typer.Option(metavar="SEAT", help="decode, reward, advantage, shape, loss, regularize, control or probe.")],
     folder: Annotated[
         str | None, typer.Option("--dir", metavar="DIR", help="A folder of your own; without it, the checkout you are in.")
     ] = None,

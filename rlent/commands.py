@@ -11,6 +11,7 @@ from typing import Any
 from rlent import recipe as recipes
 from rlent.errors import NonFinite, RankLost, RlentError, UsageError
 from rlent.recipe import Recipe
+from rlent.seats import SEATS
 
 
 def train(
@@ -146,7 +147,7 @@ def show(name: str, overrides: Sequence[str] = (), *, config_dirs: Sequence[str]
     """Print a method's card, its options with the file each value came from, and the plan."""
     recipe = recipes.load([f"recipe={name}", *overrides], config_dirs)
     card = {k: v for k, v in (recipe.config.get("card") or {}).items() if k != "golden"}
-    seats = ("sampler", "reward", "advantage", "shape", "loss", "regularize", "control", "probe")
+    seats = tuple(SEATS)
     flat = recipes.flat({k: recipe.config[k] for k in seats if recipe.config.get(k)})
     options = [{"option": k, "value": v, "from": recipe.sources.get(k, "default")} for k, v in flat.items() if not k.endswith("_target_")]
     if as_json:

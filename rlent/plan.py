@@ -9,7 +9,7 @@ from typing import Any
 from rlent.errors import did_you_mean
 from rlent.mount import Node, NodeWhen, known_names
 from rlent.seats import SEATS
-from rlent.streams import STREAMS, When
+from rlent.streams import DRIVER, RULE, STREAMS, When
 
 _LIVE_BASE = ("logp", "entropy")
 _PROBE_INPUTS = ("logits", "hidden", "target", "mask", "tokens", "response")
@@ -49,7 +49,7 @@ class Plan:
             plan.models[answering] = set()
         for seat, members in nodes.items():
             for node in members:
-                if seat != "probe":
+                if seat not in ("probe", "decode"):
                     plan._place(node, moments, problems)
         trainer = config.get("trainer") or {}
         updates = (trainer.get("minibatches") or 1) * (trainer.get("epochs") or 1)
@@ -57,6 +57,7 @@ class Plan:
         plan._collect(models)
         plan._check_knobs(problems)
         plan._check_probes(problems)
+        plan._check_decode(models, problems)
         plan._warn(config)
         return plan
 
@@ -109,6 +110,8 @@ class Plan:
         """A stream another node makes: `<node>_<key>`."""
         for members in self.nodes.values():
             for node in members:
+                if stream.startswith(f"{node.name}_") and node.seat == "decode":
+                    return "sample"
                 if stream.startswith(f"{node.name}_") and node.seat in ("advantage", "shape", "regularize", "reward"):
                     reads = {moments.get(s) for s in node.reads}
                     return "live" if "live" in reads else "now" if "now" in reads else "credit"
@@ -116,6 +119,10 @@ class Plan:
 
     def _collect(self, models: list[str]) -> None:
         live_names = {*_LIVE_BASE, *self.probes}
+        for node in self.nodes["decode"]:
+            for stream in node.reads:
+                if stream.endswith("_logits"):
+                    self.models.setdefault(stream.removesuffix("_logits"), set()).add("logits")
         loss = self.loss
         self.lifted = loss is not None and loss.when == "minibatch"
         for members in self.nodes.values():
@@ -175,6 +182,29 @@ class Plan:
                 if stream not in _PROBE_INPUTS and not stream.startswith("hidden_") and STREAMS.get(stream) is None:
                     problems.append(f"{node.path}: a probe reads logits, hidden, hidden_<k>, target or plain numbers, not '{stream}'")
 
+    def _check_decode(self, models: list[str], problems: list[str]) -> None:
+        """Decode functions read what the engine has (those that name `logits`), or drive it (those that name `requests`)."""
+        for node in self.nodes["decode"]:
+            kinds = [kind for kind in ("logits", "requests") if kind in node.reads]
+            own = [s for s in node.reads if s.endswith("_logits")]
+            if len(kinds) != 1:
+                problems.append(
+                    f"{node.path}: a decode function reads `logits` (inside the engine) or `requests` (around it), found {', '.join(node.reads)}"
+                )
+                continue
+            known = DRIVER if kinds == ["requests"] else RULE
+            for stream in node.reads:
+                if stream in own and known is RULE:
+                    if stream.removesuffix("_logits") not in models:
+                        name = stream.removesuffix("_logits")
+                        problems.append(
+                            f"{node.path}: reads the logits of a model '{name}', which the recipe does not name; add models.{name}.path=PATH"
+                        )
+                elif stream not in known:
+                    problems.append(
+                        f"{node.path}: {node.target} asks for '{stream}'{did_you_mean(stream, known)} (there are {', '.join(known)})"
+                    )
+
     def knobs(self) -> dict[str, Node]:
         """Every numeric option of the recipe by its name, and the node that holds it."""
         return {f"{node.path}.{option}": node for members in self.nodes.values() for node in members for option in node.numbers()}
@@ -184,6 +214,7 @@ class Plan:
         trainer, sampler = config.get("trainer") or {}, config.get("sampler") or {}
         updates = (trainer.get("minibatches") or 1) * (trainer.get("epochs") or 1)
         present = {n.name for members in self.nodes.values() for n in members}
+        paths = {n.path for members in self.nodes.values() for n in members}
         for members in self.nodes.values():
             for node in members:
                 card = node.card
@@ -196,10 +227,18 @@ class Plan:
                     self.warnings.append(
                         f"{node.path} does nothing here: it compares the responses of a group, and sampler.n is {sampler.get('n')}"
                     )
+                self.warnings.extend(
+                    f"{node.path} does nothing here: it needs {other}" for other in card.get("needs") or [] if other not in paths
+                )
                 for other in card.get("conflicts") or []:
                     name, reason = (other.get("name"), other.get("reason", "")) if isinstance(other, Mapping) else (other, "")
                     if name in present:
                         self.warnings.append(f"{node.path} and {name} do not go together{': ' + reason if reason else ''}")
+        if self.nodes["decode"] and not any("sampler_logp" in n.reads for n in (*self.nodes["shape"], *self.nodes["loss"])):
+            self.warnings.append(
+                f"{', '.join(n.path for n in self.nodes['decode'])}: tokens are not drawn from the policy that the update assumes, and no shape "
+                f"corrects for it (shape=[truncated_importance] weighs by pi_old / pi_sampler)"
+            )
         if (sampler.get("top_p") or 1.0) < 1.0 or (sampler.get("top_k") or 0) > 0:
             self.warnings.append(
                 "sampler.top_p or top_k cuts the sampling distribution: log-probabilities of the update are of the whole one"
@@ -213,10 +252,12 @@ class Plan:
         else:
             out.append("look back: none (one update a step, old_logp is the live log-probability)")
         for model, wanted in sorted(self.models.items()):
-            if wanted - {"reward"}:
-                out.append(f"model {model}: one forward without gradient for {_and(wanted - {'reward'}, model + '_')}")
-            else:
+            if seen := wanted - {"reward", "logits"}:
+                out.append(f"model {model}: one forward without gradient for {_and(seen, model + '_')}")
+            elif "logits" not in wanted:
                 out.append(f"model {model}: answers every prompt beside the policy, for {model}_reward")
+            if "logits" in wanted:
+                out.append(f"model {model}: reads every token drawn, for {model}_logits")
         if self.now:
             out.append(f"before each update but the first of a step: one forward without gradient for {_and(self.now, 'now_')}")
         if self.pull:
@@ -227,6 +268,10 @@ class Plan:
         for seat, members in self.nodes.items():
             for node in members:
                 if seat == "sampler":
+                    continue
+                if seat == "decode":
+                    how = "around the engine" if "requests" in node.reads else "at every token drawn"
+                    out.append(f"{node.path}: {how}; reads {', '.join(node.reads)}")
                     continue
                 if seat == "probe":
                     out.append(f"{node.path}: on the logits, chunk by chunk")

@@ -33,7 +33,7 @@ from rlent.seats import MANY, SEATS, SINGLE
 from rlent.settings import BLOCKS
 
 BUILT = ("data", "engine")  # blocks built from a class that they name
-CHANGEABLE = ("data", "engine", "eval", "scale", "track")  # groups that may be chosen anew for a recipe that was composed before
+CHANGEABLE = ("data", "decode", "engine", "eval", "scale", "track")  # groups that may be chosen anew for a recipe that was composed before
 CARD = "recipe"
 
 

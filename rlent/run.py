@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from rlent.policy.policy import Policy
 from rlent.policy.shard import Sharding
 from rlent.recipe import Recipe, build, differences, from_config
 from rlent.sampling.draw import stop_tokens
+from rlent.sampling.drive import evaluated
 from rlent.sampling.group import GroupSampler
 from rlent.track import Tracker
 from rlent.types import Batch, Problem, Verdict
@@ -111,7 +113,8 @@ class Run:
             self.benches = benches(recipe, Ask(problems=config["eval"]["problems"]), made={repr(config["data"]): self.source})
         self.template = self.source.template
         self.data = Feed(self.source.train, self.seed)
-        self.engine = make_engine(config["engine"], self.policy)
+        self.decode = self.plan.nodes["decode"]
+        self.engine = make_engine(config["engine"], self.policy, self.decode, models)
         self.engine.load(self.policy, 0)
         self._resting = ExitStack()
         self.sampler: GroupSampler = build(config["sampler"])
@@ -506,7 +509,7 @@ class Run:
                 template=bench.template,
                 stop=self.stop,
                 batch_rows=settings.get("batch_rows", 1024),
-                respond=self.sampler.respond,
+                respond=partial(self.sampler.respond, decode=evaluated(self.decode) if settings.get("decode", True) else ()),
                 world=self.world,
             )
             for bench in self.benches

@@ -206,6 +206,29 @@ SKETCHES: dict[str, Sketch] = {
         """,
         stateful=True,
     ),
+    "decode": Sketch(
+        when="It reads the logits of the tokens about to be drawn, so it runs inside the engine and must treat each row by itself. A\n"
+        "function that reads `requests` and `generate` would run around it.",
+        imports="""
+            from jaxtyping import Float
+            from torch import Tensor
+
+            from rlent.options import NonNegative
+        """,
+        body='''
+            def $symbol(logits: Float[Tensor, "n V"], temperature: Float[Tensor, " n"], *, lift: NonNegative) -> dict[str, Tensor]:
+                """A temperature for each row [n]: here that of the request, raised by `lift` for each unit between the two largest logits."""
+                best = logits.topk(2, dim=1).values
+                return {"temperature": temperature + lift * (best[:, 0] - best[:, 1])}
+        ''',
+        options="""
+            lift: 0.0   # rise of the temperature for a distance of one
+        """,
+        test="""
+            logits = torch.tensor([[1.0, 3.0, 2.0], [0.0, 0.0, -1.0]], dtype=torch.float64)
+            found = $symbol(logits, torch.ones(2, dtype=torch.float64), lift=0.5)["temperature"]
+        """,
+    ),
     "probe": Sketch(
         when="It reads the logits of some tokens at a time. Its name becomes a stream: name `$name`, `old_$name` or `now_$name`\n"
         "in another function.",

@@ -1,4 +1,4 @@
-"""The eight seats: the places of a run where a method may act. Public interface, with `rlent/streams.py`.
+"""The nine seats: the places of a run where a method may act. Public interface, with `rlent/streams.py`.
 
 Rule of thumb: what needs `reward` is an advantage, what needs `adv` is a shape.
 """
@@ -30,6 +30,14 @@ SEATS: dict[str, Seat] = {
     s.name: s
     for s in [
         Seat("sampler", False, frozenset(), frozenset(), "a class: draws prompts, generates, grades, keeps"),
+        Seat(
+            "decode",
+            True,
+            frozenset(),
+            frozenset(),
+            "inside the engine, row by row: (logits, ...) -> logits, or a dict with any of logits, temperature, memory and notes of its own; "
+            "around it: (requests, generate, ...) -> rollouts",
+        ),
         Seat(
             "reward",
             True,

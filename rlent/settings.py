@@ -94,6 +94,7 @@ class Eval:
     paths: Mapping[str, str] = field(default_factory=dict)
     template: str | None = None
     batch_rows: PositiveCount = 1024
+    decode: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -82,6 +82,25 @@ STREAMS: dict[str, Stream] = {
     ]
 }
 
+RULE: dict[str, str] = {
+    "logits": "[n,V] float: the model's, as the rules before have left them; untempered",
+    "temperature": "[n]: of the request, as the rules before have left it; 0 is greedy",
+    "position": "[n] int: response position about to be drawn, from 0, prefix included",
+    "memory": "[n, ...]: what this function returned as `memory` at the row's last token; None at the first",
+    "<model>_logits": "[n,V]: of a named model at the same text (engine=native)",
+}
+"""What a decode function that names `logits` may read: it runs inside the engine, at every token, and must be row-wise."""
+
+DRIVER: dict[str, str] = {
+    "requests": "list of requests: prompt, prefix, key, max_tokens, temperature, stop",
+    "generate": "function of requests, and of a row-wise `measure` on the logits if one is wanted, that returns rollouts",
+    "noise": "function of a request and counters that returns a uniform number in [0, 1)",
+    "encode": "function from text to token ids",
+    "decode": "function from token ids to text",
+    "vocab": "V",
+}
+"""What a decode function that names `requests` may read: it runs around the engine, and returns rollouts."""
+
 PATTERNS: dict[str, Stream] = {
     "reward_<name>": Stream("reward_<name>", "[N] or [N,T]", "credit", "one reward, before its coefficient"),
     "<model>_logp": Stream("<model>_logp", "[N,T]", "look", "log-probability under a named model, for example ref_logp"),

@@ -55,6 +55,8 @@ class Rollouts:
     `sampler_logp` are the log-probabilities of the sampled tokens under the distribution they were drawn from.
     `sampler_entropy` is that distribution's entropy in nats, or None when not asked for.
     `finish` is "stop" or "length". `version` is the version of the weights that sampled.
+    `notes` are what decode functions said of each token, `counts` what they said of each row, by name.
+    `contexts` are the token ids each response was drawn after, where a decode function went on from more than the prompt.
     """
 
     tokens: list[list[int]]
@@ -63,6 +65,42 @@ class Rollouts:
     sampler_entropy: list[list[float]] | None = None
     version: int = -1
     seconds: float = 0.0
+    notes: dict[str, list[list[Any]]] = field(default_factory=dict)
+    counts: dict[str, list[Any]] = field(default_factory=dict)
+    contexts: list[list[int]] | None = None
+
+    def take(self, rows: Sequence[int]) -> Rollouts:
+        """These rows in this order, copied; a row may be taken more than once."""
+        return Rollouts(
+            [list(self.tokens[i]) for i in rows],
+            [list(self.sampler_logp[i]) for i in rows],
+            [self.finish[i] for i in rows],
+            None if self.sampler_entropy is None else [list(self.sampler_entropy[i]) for i in rows],
+            self.version,
+            self.seconds,
+            {k: [list(v[i]) for i in rows] for k, v in self.notes.items()},
+            {k: [v[i] for i in rows] for k, v in self.counts.items()},
+            None if self.contexts is None else [list(self.contexts[i]) for i in rows],
+        )
+
+    def extend(self, row: int, other: Rollouts, its: int) -> None:
+        """Let row `row` go on with row `its` of `other`, and end as that one ends. Notes that only one of them has are lost."""
+        self.tokens[row] += other.tokens[its]
+        self.sampler_logp[row] += other.sampler_logp[its]
+        self.finish[row] = other.finish[its]
+        if self.sampler_entropy is not None and other.sampler_entropy is not None:
+            self.sampler_entropy[row] += other.sampler_entropy[its]
+        for name in list(self.notes):
+            if name in other.notes:
+                self.notes[name][row] += other.notes[name][its]
+            else:
+                del self.notes[name]
+
+    def cut(self, row: int, length: int) -> None:
+        """Keep the first `length` tokens of a row."""
+        for values in (self.tokens, self.sampler_logp, self.sampler_entropy, *self.notes.values()):
+            if values is not None:
+                del values[row][length:]
 
 
 @dataclass(frozen=True, slots=True)

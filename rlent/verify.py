@@ -19,6 +19,9 @@ a block:
       inputs: {name_in_file: {stream: name, values: {theirs: ours}}}   the same, translated value by value
       inputs: {name_in_file: {option: path}}    its value is given to an option
       node: regularize.kl                       one function instead of the whole objective
+      node: decode.edt                          a decode function: on `logits`, after the recipe's controllers have read their streams;
+                                                `tempered` is logits / temperature. If it drives the engine: on one request, with the
+                                                model that the file's logit tables make
       node: reward.rent                         one reward: `outputs` names `reward`, `token_reward`, `adv`, what the function returns
                                                 (`value`), or a number of the step (`metric:vote/ratio`)
       node: control.aent                        a controller: called for each element of its inputs, from step `first_step` (1) on
@@ -43,7 +46,7 @@ may be dotted (`trl.reward`).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,6 +59,7 @@ from rich.table import Table
 from torch import Tensor
 
 from rlent.errors import RlentError, UsageError, did_you_mean
+from rlent.knobs import Knobs
 from rlent.math.entropy import entropy_from_logits
 from rlent.math.passk import golden_metric
 from rlent.metrics import step_metrics
@@ -63,7 +67,7 @@ from rlent.mount import Node, locate, mount
 from rlent.objective import Objective, View, add_advantage, add_reward, at_the_end
 from rlent.paths import recipes_dir
 from rlent.recipe import Recipe, build, groups, load
-from rlent.types import Batch
+from rlent.types import Batch, Request, Rollouts
 
 RTOL, ATOL = 1e-6, 1e-8
 METRICS = frozenset({"pass_at_k", "maj_at_k", "avg_at_k", "best_at_n_bootstrap", "binomial_interval"})
@@ -531,6 +535,9 @@ class Case:
     def _node(self, check: Check) -> None:
         """One function of the composed recipe."""
         seat, _, name = self.block["node"].partition(".")
+        if seat == "decode":
+            self._decode(next(n for n in self.recipe.plan.nodes["decode"] if n.name == name), check)
+            return
         batch = self.batch()
         expected = self.vector["outputs"]
         if seat == "sampler":
@@ -589,6 +596,32 @@ class Case:
                 theirs = [theirs] * len(ours)
             compare_tree(check, key, ours, theirs)
 
+    def _decode(self, node: Node, check: Check) -> None:
+        """A decode function: on logits [n,V], or around a model that the file's tables make."""
+        knobs = Knobs(self.recipe.plan.knobs())
+        for control in self.recipe.plan.nodes["control"]:
+            if set(control.reads) <= self.inputs.keys():
+                knobs.apply(control, control({k: v.bool() if k == "mask" else v for k, v in self.inputs.items()}))
+        if "requests" in node.reads:
+            table = TableModel(self.inputs)
+            length = int(self.streams["length"]) - 1
+            request = Request([int(self.inputs["start_token"])], key=(0,), max_tokens=length)
+            rollouts = node({"requests": [request], "generate": table.generate})
+            found = {**{k: v[0] for k, v in rollouts.notes.items()}, **{k: v[0] for k, v in rollouts.counts.items()}}
+            found["sequence"] = [*request.prompt, *rollouts.tokens[0]]
+        else:
+            logits = self.inputs["logits"]
+            rows = logits if logits.ndim == 2 else logits[None]
+            heat = float(self.streams.get("temperature", self.recipe["sampler"]["temperature"]))
+            asked = torch.full((len(rows),), heat, dtype=rows.dtype)
+            found = dict(node({"logits": rows, "temperature": asked, "position": torch.zeros(len(rows)).long(), "memory": None}))
+            found["tempered"] = found.get("logits", rows) / found.get("temperature", asked)[:, None]
+            found = {k: v if logits.ndim == 2 else v[0] for k, v in found.items()}
+        expected = self.vector["outputs"]
+        for name, key in (self.block.get("outputs") or {}).items():
+            if _has(expected, name):
+                compare_tree(check, name, found[key] if key in found else knobs.value(key), _within(expected, name))
+
     def _control(self, node: Node, check: Check) -> None:
         """A controller, called once for each element of its inputs, as a minibatch of one token."""
         first = int(self.block.get("first_step") or 1)
@@ -644,6 +677,22 @@ def _same(answers: Sequence[str | None], pairs: Sequence[Sequence[str]]) -> list
 def _rows(inputs: Mapping[str, Any]) -> int:
     """How many rows a file has: the length of its first stream."""
     return len(next(v for v in inputs.values() if isinstance(v, list) or (isinstance(v, Tensor) and v.ndim)))
+
+
+class TableModel:
+    """A model whose logits are a table by last token plus a table by position; its draw is the second most likely token."""
+
+    def __init__(self, tables: Mapping[str, Any]) -> None:
+        self.by_token, self.by_position = tables["transition_logits"], tables["position_logits"]
+
+    def generate(self, requests: Sequence[Request], measure: Callable[[Tensor], Mapping[str, Tensor]] | None = None) -> Rollouts:
+        """One token for each request that wants any."""
+        texts = [[*r.prompt, *r.prefix] for r in requests]
+        logits = torch.stack([self.by_token[ids[-1]] + self.by_position[len(ids) - 1] for ids in texts])
+        chosen = logits.sort(dim=1, descending=True, stable=True).indices[:, 1].tolist()
+        tokens = [[token] if r.max_tokens else [] for r, token in zip(requests, chosen, strict=True)]
+        notes = {k: [[v] for v in values.tolist()] for k, values in (measure(logits) if measure else {}).items()}
+        return Rollouts(tokens, [[0.0] * len(t) for t in tokens], ["length"] * len(tokens), notes=notes)
 
 
 def _key(value: Any) -> str:

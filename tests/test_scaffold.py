@@ -88,6 +88,7 @@ def test_the_written_test_passes_once_the_case_is_worked_out(tmp_path: Path) -> 
         "regularize": "[[0.0, 0.25, 0.25]]",
         "control": "0.23",
         "probe": "[0.75, 0.9]",
+        "decode": "[1.5, 1.0]",
     }
     for seat in SKETCHES:
         make(f"worked_{seat}", seat, tmp_path)
@@ -163,6 +164,7 @@ def test_what_is_written_trains_as_it_is(tmp_path: Path) -> None:
         "shape=[train_shape]",
         "regularize=[train_regularize]",
         "control=[train_control]",
+        "decode=[train_decode]",
     ]
     for index, picks in enumerate((together, ["recipe=train_loss"], ["recipe=train_probe"])):
         command = [sys.executable, "-m", "rlent", "train", "--config-dir", str(tmp_path), *picks, *base, f"run.dir=out{index}"]

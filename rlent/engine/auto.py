@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 
 from rlent.engine.base import Engine, Weights
 from rlent.engine.native import NativeEngine
+from rlent.engine.rules import Rule
 from rlent.options import PositiveCount
 from rlent.types import Request, Rollouts
 
@@ -32,20 +33,29 @@ class AutoEngine:
     The options are those of the native engine; vLLM starts with its defaults (`engine=vllm` gives all of its options).
     """
 
-    def __init__(self, model: Any, pad_id: int, *, max_batch_tokens: PositiveCount = 262_144, dtype: Any = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        pad_id: int,
+        ruled: bool = False,
+        others: Mapping[str, Any] | None = None,
+        *,
+        max_batch_tokens: PositiveCount = 262_144,
+        dtype: Any = None,
+    ) -> None:
         self.name, self.reason = choice()
         self.engine: Engine
         if self.name == "vllm":
-            self.engine = importlib.import_module(VLLM).VllmEngine(model, pad_id, dtype=dtype)
+            self.engine = importlib.import_module(VLLM).VllmEngine(model, pad_id, ruled, others, dtype=dtype)
         else:
-            self.engine = NativeEngine(model, pad_id, max_batch_tokens=max_batch_tokens)
+            self.engine = NativeEngine(model, pad_id, ruled, others, max_batch_tokens=max_batch_tokens)
 
     @property
     def version(self) -> int:
         return self.engine.version
 
-    def generate(self, rows: Sequence[Request], *, entropy: bool = False) -> Rollouts:
-        return self.engine.generate(rows, entropy=entropy)
+    def generate(self, rows: Sequence[Request], *, entropy: bool = False, rules: Sequence[Rule] = ()) -> Rollouts:
+        return self.engine.generate(rows, entropy=entropy, rules=rules)
 
     def load(self, policy: Weights, version: int) -> None:
         self.engine.load(policy, version)

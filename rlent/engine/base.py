@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from rlent.engine.rules import Rule
 from rlent.errors import EngineError, ModelError
 from rlent.types import Batch, Request, Rollouts
 
@@ -40,11 +41,11 @@ class Engine(Protocol):
     @property
     def version(self) -> int: ...
 
-    def generate(self, rows: Sequence[Request], *, entropy: bool = False) -> Rollouts:
+    def generate(self, rows: Sequence[Request], *, entropy: bool = False, rules: Sequence[Rule] = ()) -> Rollouts:
         """One response for each request, in the order of the requests.
 
         `sampler_logp`, and `sampler_entropy` when asked for, are those of the distribution each token was drawn from:
-        after temperature, top-k and top-p.
+        after the `rules`, temperature, top-k and top-p. What the rules say of tokens is in `notes`.
 
         Raises:
             EngineError: a request that cannot be served; names the row.

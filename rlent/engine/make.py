@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from inspect import signature
 from typing import Any
 
 from rlent.engine.base import Engine
-from rlent.mount import locate
+from rlent.errors import UsageError
+from rlent.mount import Node, locate
 from rlent.policy.policy import Policy
 
 
-def make_engine(spec: Mapping[str, Any], policy: Policy) -> Engine:
-    """The engine the recipe names, sampling from the policy's weights."""
+def make_engine(spec: Mapping[str, Any], policy: Policy, decode: Sequence[Node] = (), models: Mapping[str, Policy] | None = None) -> Engine:
+    """The engine the recipe names, sampling from the policy's weights, ready for the recipe's decode functions.
+
+    Raises:
+        UsageError: a decode function reads another model's logits, and the policy is split over ranks.
+    """
     tokenizer = policy.tokenizer
     pad = getattr(tokenizer, "pad_token_id", None)
     pad_id = pad if pad is not None else getattr(tokenizer, "eos_token_id", 0)
@@ -20,5 +25,11 @@ def make_engine(spec: Mapping[str, Any], policy: Policy) -> Engine:
     maker = locate(spec["_target_"])
     if options.get("dtype") is None and "dtype" in signature(maker).parameters:
         options["dtype"] = str(policy.compute).removeprefix("torch.")
-    engine: Engine = maker(policy.model, pad_id, **options)
+    read = {stream.removesuffix("_logits") for node in decode for stream in node.reads if stream.endswith("_logits")}
+    others = {name: model.model for name, model in (models or {}).items() if name in read}
+    if others and policy.root is not None:
+        raise UsageError(
+            f"{', '.join(sorted(others))}: a second model cannot sample beside a policy that is split over ranks; scale.shard=false"
+        )
+    engine: Engine = maker(policy.model, pad_id, *((True, others) if decode else ()), **options)
     return engine

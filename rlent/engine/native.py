@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from rlent import noise
 from rlent.engine.base import Weights, check_requests
 from rlent.engine.decode import Decoder, LeanDecoder
+from rlent.engine.rules import Rule, follow
 from rlent.engine.warp import draw, entropy_of, warp
 from rlent.errors import EngineError, NonFinite
 from rlent.options import PositiveCount
@@ -29,46 +29,28 @@ _NOISE_BLOCK = 64  # positions for which draws are hashed at once
 _LEAVE_SHARE = 0.25  # finished rows leave the batch once they are this share of it
 
 
-@dataclass(frozen=True, slots=True)
-class Cursor:
-    """Where decoding is, for processors. n rows are still in the batch.
-
-    `rows` are indices into `requests`, the requests of the whole call; `position` is the response position about to be
-    drawn, prefix included; `tokens` are the tokens sampled so far (without the prefix), oldest first.
-    """
-
-    requests: Sequence[Request]
-    rows: Int[Tensor, " n"]
-    position: Int[Tensor, " n"]
-    tokens: Int[Tensor, "n t"]
-
-
-class Processor(Protocol):
-    """Changes logits before temperature, top-k and top-p. Must be row-wise: a row's result depends on that row alone."""
-
-    def __call__(self, logits: Float[Tensor, "n V"], cursor: Cursor) -> Float[Tensor, "n V"]: ...
-
-
 class NativeEngine:
     """Samples a Hugging Face causal language model in process.
 
     `max_batch_tokens` bounds rows times (longest context + longest response) of what is decoded at once; it changes
     memory and time, not results. `lean` chooses the decoder for the plain Llama family: null takes it where it fits,
-    false never, true refuses a model that it does not fit.
+    false never, true refuses a model that it does not fit. `others` are further models by name: rules may read their logits.
+    It takes rules whether or not it was told that there will be some (`ruled`).
     """
 
     def __init__(
         self,
         model: nn.Module,
         pad_id: int,
-        processors: Sequence[Processor] = (),
+        ruled: bool = True,
+        others: Mapping[str, nn.Module] | None = None,
         *,
         max_batch_tokens: PositiveCount = 262_144,
         lean: bool | None = None,
     ) -> None:
         self.model: Any = model
         self.pad_id = pad_id
-        self.processors = tuple(processors)
+        self.others = dict(others or {})
         self.max_batch_tokens = max_batch_tokens
         self.lean = lean
         self.version = -1
@@ -104,7 +86,7 @@ class NativeEngine:
         """Nothing to give back: no cache outlives `generate`."""
         return contextlib.nullcontext()
 
-    def generate(self, rows: Sequence[Request], *, entropy: bool = False) -> Rollouts:
+    def generate(self, rows: Sequence[Request], *, entropy: bool = False, rules: Sequence[Rule] = ()) -> Rollouts:
         """See `Engine.generate`. A response that reaches the model's last position ends there, with finish "length".
 
         The module is in eval mode meanwhile and afterwards as it was, also after an error or an interrupt.
@@ -116,21 +98,22 @@ class NativeEngine:
             results.sampler_entropy = [[] for _ in rows]
         budget = [min(r.max_tokens, (self.limit or 1 << 62) - len(r.prompt) - len(r.prefix)) for r in rows]
         with self._whole(), torch.inference_mode(), _evaluating(self.model):
-            decoder = self._decoder()
+            decoder = self._decoder(self.model)
+            others = {f"{name}_logits": self._decoder(model) for name, model in self.others.items()} if rules else {}
             for wave in _waves(rows, budget, self.max_batch_tokens):
-                _Wave(self, decoder, rows, wave, budget).run(results)
+                _Wave(self, decoder, rows, wave, budget, rules, others).run(results)
         results.seconds = time.perf_counter() - began
         return results
 
-    def _decoder(self) -> Decoder:
+    def _decoder(self, model: nn.Module) -> Decoder:
         if self.lean is False:
-            return Decoder(self.model, self.pad_id)
-        obstacle = LeanDecoder.obstacle(self.model)
+            return Decoder(model, self.pad_id)
+        obstacle = LeanDecoder.obstacle(model)
         if obstacle is None:
-            return LeanDecoder(self.model, self.pad_id)
+            return LeanDecoder(model, self.pad_id)
         if self.lean:
             raise EngineError(f"engine.lean is true, but this model cannot use the lean decoder: {obstacle}; leave engine.lean null")
-        return Decoder(self.model, self.pad_id)
+        return Decoder(model, self.pad_id)
 
 
 @contextlib.contextmanager
@@ -174,9 +157,18 @@ class _Wave:
     """Rows decoded together. Names: n rows still in the batch; `alive` says which of the wave's N rows they are."""
 
     def __init__(
-        self, engine: NativeEngine, decoder: Decoder, requests: Sequence[Request], groups: list[list[int]], budget: Sequence[int]
+        self,
+        engine: NativeEngine,
+        decoder: Decoder,
+        requests: Sequence[Request],
+        groups: list[list[int]],
+        budget: Sequence[int],
+        rules: Sequence[Rule],
+        others: Mapping[str, Decoder],
     ) -> None:
-        self.engine, self.decoder, self.requests = engine, decoder, requests
+        self.engine, self.decoder, self.rules, self.others = engine, decoder, rules, others
+        self.memory: dict[str, Tensor] = {}
+        self.notes: dict[str, list[tuple[Tensor, Tensor]]] = {}  # by name, for each token: the rows alive, and what was said of them
         self.device = decoder.device
         self.order = [i for group in groups for i in group]
         rows = [requests[i] for i in self.order]
@@ -201,6 +193,7 @@ class _Wave:
         total, device, want_entropy = len(self.order), self.device, results.sampler_entropy is not None
         look_every = 1 if device.type == "cpu" else 8  # how often the host waits for the device
         logits = self.decoder.start(self.contexts, self.context_of, self.steps)
+        beside = {name: d.start(self.contexts, self.context_of, self.steps) for name, d in self.others.items()}
         number = torch.promote_types(logits.dtype, torch.float32)
         tokens = torch.zeros(total, self.steps, dtype=torch.long, device=device)
         logps = torch.zeros(total, self.steps, dtype=number, device=device)
@@ -209,7 +202,7 @@ class _Wave:
         for t in range(self.steps):
             if t % _NOISE_BLOCK == 0:
                 u = self._uniforms(t)
-            logp = warp(self._processed(logits, tokens, t), *self.settings)
+            logp = warp(*self._ruled(logits, beside, t))
             token = draw(logp, u[:, t % _NOISE_BLOCK][self.alive])
             tokens[self.alive, t] = token
             logps[self.alive, t] = logp.gather(1, token[:, None]).squeeze(1)
@@ -233,15 +226,20 @@ class _Wave:
             if self.engine.limit is not None:
                 position = position.clamp(max=self.engine.limit - 1)  # only finished rows come that far
             logits = self.decoder.step(token, position)
+            beside = {name: d.step(token, position) for name, d in self.others.items()}
         self._write(results, tokens, logps, entropies, end, stopped)
 
-    def _processed(self, logits: Float[Tensor, "n V"], tokens: Int[Tensor, "N S"], t: int) -> Float[Tensor, "n V"]:
-        if self.engine.processors:
-            order = torch.tensor(self.order, device=self.device)
-            cursor = Cursor(self.requests, order[self.alive], self.start.to(self.device)[self.alive] + t, tokens[self.alive, :t])
-            for process in self.engine.processors:
-                logits = process(logits, cursor)
-        return logits
+    def _ruled(self, logits: Float[Tensor, "n V"], beside: Mapping[str, Tensor], t: int) -> tuple[Tensor, Any, Any, Any]:
+        """Logits, temperature, top-k and top-p as the rules leave them."""
+        if not self.rules:
+            return logits, *self.settings
+        temperature, top_k, top_p = self.settings
+        position = self.start.to(self.device)[self.alive] + t
+        done = follow(self.rules, logits, temperature, self.memory, {**beside, "position": position})
+        self.memory = done.memory
+        for name, values in done.notes.items():
+            self.notes.setdefault(name, []).append((self.alive, values))
+        return done.logits, done.temperature, top_k, top_p
 
     def _uniforms(self, t: int) -> Float[Tensor, "N block"]:
         """The draws of all rows of the wave for sampled tokens t, t + 1, ..."""
@@ -256,7 +254,9 @@ class _Wave:
         return u.to(self.device)
 
     def _select(self, keep: Int[Tensor, " m"]) -> None:
-        self.decoder.select(keep)
+        for decoder in (self.decoder, *self.others.values()):
+            decoder.select(keep)
+        self.memory = {name: value[keep] for name, value in self.memory.items()}
         self.alive, self.end, self.stopped = self.alive[keep], self.end[keep], self.stopped[keep]
         temperature, top_k, top_p = (s[keep] if isinstance(s, Tensor) else s for s in self.settings)
         self.settings = temperature, top_k, top_p
@@ -284,6 +284,12 @@ class _Wave:
             results.finish[i] = "stop" if ended[row] else "length"
             if results.sampler_entropy is not None:
                 results.sampler_entropy[i] = spread[row][:n]
+        for name, told in self.notes.items():
+            listed = results.notes.setdefault(name, [[] for _ in results.tokens])
+            for alive, values in told:
+                for row, value in zip(alive.tolist(), values.tolist(), strict=True):
+                    if len(listed[self.order[row]]) < lengths[row]:
+                        listed[self.order[row]].append(value)
 
 
 def _shared(values: Sequence[float], device: torch.device) -> float | Tensor:

@@ -14,8 +14,7 @@ import importlib
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from rlent import noise
 from rlent.engine.base import Weights, check_requests
+from rlent.engine.rules import Rule
 from rlent.errors import EngineError, NonFinite, UsageError
 from rlent.options import Count, PositiveCount, Share
 from rlent.types import Batch, Request, Rollouts
@@ -36,7 +36,8 @@ _TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.25}
 class VllmEngine:
     """Samples with vLLM, in process.
 
-    The model's own config decides the architecture; no files of weights are read, since `load` brings them.
+    The model's own config decides the architecture; no files of weights are read, since `load` brings them. `ruled`: `generate`
+    will be given rules; vLLM then schedules one step at a time, with its first model runner, which knows logits processors.
 
     Options:
         memory: share of a GPU's memory that vLLM takes, cache included. On a CPU the cache has `cpu_cache` GiB.
@@ -53,14 +54,16 @@ class VllmEngine:
         dtype: of vLLM's weights; None: the model's (the recipe fills in that of the trainer's forward pass).
 
     Raises:
-        EngineError: vLLM is not installed, cannot run the model, or has too little memory for it.
-        UsageError: `tensor_parallel` does not divide the number of ranks.
+        EngineError: vLLM is not installed, cannot run the model, or has too little memory for it, or a second model is asked for.
+        UsageError: `tensor_parallel` does not divide the number of ranks, or there are rules with it.
     """
 
     def __init__(
         self,
         model: Any,
         pad_id: int,
+        ruled: bool = False,
+        others: Mapping[str, Any] | None = None,
         *,
         memory: Share = 0.45,
         cpu_cache: PositiveCount = 1,
@@ -81,6 +84,8 @@ class VllmEngine:
                 f"a divisor of {ranks} is accepted"
             )
         self._group: Any = _groups_of(tensor_parallel, ranks) if tensor_parallel > 1 else None
+        if others:
+            raise EngineError(f"vLLM samples one model, and a decode function reads the logits of {', '.join(others)}; use engine=native")
         config = model.config.get_text_config()
         self.dtype: torch.dtype = getattr(torch, dtype) if dtype else next(model.parameters()).dtype
         self.vocab: int = config.vocab_size
@@ -93,6 +98,10 @@ class VllmEngine:
         self._sleeps = sleep and gpu
         vllm = _import()
         self._sampling = vllm.SamplingParams
+        self._board: Any = None
+        if ruled:
+            os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
+            self._board = importlib.import_module("rlent.engine.vllm_rules").Board()
         threads = torch.get_num_threads()
         folder = tempfile.TemporaryDirectory(prefix="rlent-vllm-")
         self._folder = folder  # lives as long as the engine
@@ -113,6 +122,7 @@ class VllmEngine:
                 enable_prefix_caching=prefix_cache,
                 enable_sleep_mode=self._sleeps,
                 disable_log_stats=True,
+                **({"logits_processors": [self._board.processor()], "async_scheduling": False} if ruled else {}),
                 **({"gpu_memory_utilization": memory} if gpu else {"kv_cache_memory_bytes": cpu_cache << 30}),
             )
         except (RuntimeError, ValueError, AssertionError, NotImplementedError, KeyError) as error:
@@ -197,26 +207,27 @@ class VllmEngine:
 
     # ---- sampling -------------------------------------------------------------------------------------------------
 
-    def generate(self, rows: Sequence[Request], *, entropy: bool = False) -> Rollouts:
+    def generate(self, rows: Sequence[Request], *, entropy: bool = False, rules: Sequence[Rule] = ()) -> Rollouts:
         """See `Engine.generate`. A response that reaches the model's last position ends there, with finish "length".
 
-        Ranks of a tensor-parallel group must call it together, each with its own requests.
+        Ranks of a tensor-parallel group must call it together, each with its own requests and the same rules.
+
+        Raises:
+            EngineError: rules, and the engine was not made for them.
         """
         if self.version < 0:
             raise EngineError("the engine has no weights yet, or gave them back to the update; load the policy before sampling")
+        if rules and self._board is None:
+            raise EngineError("this vLLM engine was made without decode functions; make it with ruled=True")
         if self._group is None:
-            return self._generate(rows, entropy)
+            return self._generate(rows, entropy, rules)
         shares: list[Any] = [None] * dist.get_world_size(self._group)
         dist.all_gather_object(shares, list(rows), group=self._group)
         first = sum(map(len, shares[: dist.get_rank(self._group)]))
-        found = self._generate([row for share in shares for row in share], entropy)
-        mine = slice(first, first + len(rows))
-        spread = None if found.sampler_entropy is None else found.sampler_entropy[mine]
-        return replace(
-            found, tokens=found.tokens[mine], sampler_logp=found.sampler_logp[mine], finish=found.finish[mine], sampler_entropy=spread
-        )
+        found = self._generate([row for share in shares for row in share], entropy, rules)
+        return found.take(range(first, first + len(rows)))
 
-    def _generate(self, rows: Sequence[Request], entropy: bool) -> Rollouts:
+    def _generate(self, rows: Sequence[Request], entropy: bool, rules: Sequence[Rule]) -> Rollouts:
         began = time.perf_counter()
         check_requests(rows, vocab=self.vocab, limit=self.limit)
         measured = entropy and self.entropy_top > 0
@@ -227,16 +238,19 @@ class VllmEngine:
         wanted = [i for i, tokens in enumerate(budget) if tokens > 0]
         if wanted:
             prompts = [{"prompt_token_ids": [*rows[i].prompt, *rows[i].prefix]} for i in wanted]
-            specs = [self._spec(rows[i], budget[i], self.entropy_top if measured else 0) for i in wanted]
-            for i, answer in zip(wanted, self.llm.generate(prompts, specs, use_tqdm=False), strict=True):
-                self._write(results, i, answer.outputs[0], rows[i].temperature == 0)
+            specs = [self._spec(rows[i], budget[i], self.entropy_top if measured else 0, i if rules else None) for i in wanted]
+            with self._board.open(rules, rows) if rules else contextlib.nullcontext():
+                for i, answer in zip(wanted, self.llm.generate(prompts, specs, use_tqdm=False), strict=True):
+                    self._write(results, i, answer.outputs[0], rows[i].temperature == 0)
+                if rules:
+                    results.notes = self._board.notes([len(t) for t in results.tokens])
         results.seconds = time.perf_counter() - began
         return results
 
-    def _spec(self, row: Request, tokens: int, top: int) -> Any:
+    def _spec(self, row: Request, tokens: int, top: int, ruled: int | None) -> Any:
         seed = int(noise.uniform("vllm", *row.key, len(row.prefix)) * 2**53)
         return self._sampling(
-            temperature=row.temperature,
+            temperature=row.temperature if ruled is None or row.temperature == 0 else 1.0,  # else the rules' processor tempers
             top_p=row.top_p,
             top_k=row.top_k,
             max_tokens=tokens,
@@ -245,6 +259,7 @@ class VllmEngine:
             logprobs=top,
             seed=seed,
             detokenize=False,
+            extra_args=None if ruled is None else {"rlent_row": ruled},
         )
 
     def _write(self, results: Rollouts, i: int, said: Any, greedy: bool) -> None:

@@ -8,6 +8,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from rlent.eval.plot import plot_pass_at_k, plot_sets
 from rlent.eval.report import Report, compare_reports
 from rlent.eval.result import Evaluation
 from rlent.eval.suite import Ask, Bench, benches
-from rlent.eval.targets import Target, targets, weights
+from rlent.eval.targets import Target, decoding, targets, weights
 from rlent.folder import RunFolder
 from rlent.policy.policy import Policy
 from rlent.recipe import build
@@ -134,7 +135,7 @@ def _one(
                 template=bench.template,
                 stop=stop_tokens(policy.tokenizer, getattr(policy.model, "generation_config", None)),
                 batch_rows=settings.get("batch_rows", 1024),
-                respond=sampler.respond,
+                respond=partial(sampler.respond, decode=decoding(target)),
                 out=folder / bench.name if suite else folder,
                 progress=advance,
                 label=target.label,
@@ -305,6 +306,7 @@ def _folder(target: Target, plan: Sequence[Bench], ask: Ask, out: str | None, *,
     else:
         bench = plan[0]
         parts += [bench.name, f"n{bench.n}", f"p{len(bench.problems)}", f"t{bench.decoding.temperature:g}"]
+    parts += [node.name for node in decoding(target)]
     parts += [f"seed{seed}", f"step{target.step}" if target.step is not None else ""]
     return (target.place or Path("outputs")) / "eval" / _safe("-".join(p for p in parts if p))
 

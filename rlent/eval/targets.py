@@ -15,8 +15,11 @@ from rlent.engine.base import Engine
 from rlent.engine.make import make_engine
 from rlent.errors import UsageError
 from rlent.folder import RunFolder
+from rlent.knobs import Knobs
+from rlent.mount import Node
 from rlent.policy.policy import Policy
 from rlent.recipe import Recipe
+from rlent.sampling.drive import evaluated
 from rlent.world import World
 
 KINDS = ("run", "checkpoint", "model")
@@ -165,7 +168,30 @@ def about(target: Target, policy: Policy) -> dict[str, Any]:
         "commit": getattr(policy.model.config, "_commit_hash", None),
         "checkpoint": target.step,
         "weights": fingerprint(policy),
+        **({"decode": {n.name: {"function": n.target, **n.options} for n in decode}} if (decode := decoding(target)) else {}),
     }
+
+
+def decoding(target: Target) -> list[Node]:
+    """The decode functions that hold in this evaluation, their knobs as the run's controllers have left them."""
+    if not target.recipe["eval"].get("decode", True):
+        return []
+    found = evaluated(target.recipe.nodes["decode"])
+    saved = checkpoint.steps(target.place / "checkpoints") if target.place is not None else []
+    if found and target.place is not None and saved:
+        state = checkpoint.read_state(target.place / "checkpoints", saved[-1] if target.step is None else target.step)
+        knobs = Knobs(target.recipe.plan.knobs())
+        knobs.load_state_dict({k: v for k, v in state["knobs"].items() if k.startswith("decode.") and k in knobs})
+    return found
+
+
+def _others(target: Target, decode: Sequence[Node]) -> dict[str, Policy]:
+    """The models whose logits the decode functions read."""
+    recipe = target.recipe
+    names = {stream.removesuffix("_logits") for node in decode for stream in node.reads if stream.endswith("_logits")}
+    known = ("path", "dtype", "attn", "revision", "trust_remote_code")
+    specs = {name: {**recipe["model"], **recipe["models"][name]} for name in sorted(names)}
+    return {name: Policy.load(**{k: spec[k] for k in known}, device=recipe["scale"]["device"]) for name, spec in specs.items()}
 
 
 def fingerprint(policy: Policy) -> str:
@@ -190,12 +216,14 @@ def weights(found: Sequence[Target]) -> Iterator[tuple[Target, Policy, Engine, d
         fresh = load_policy(target)
         these = about(target, fresh)
         config = {k: v for k, v in fresh.model.config.to_dict().items() if not k.startswith("_")}
-        spec = (target.recipe["engine"], target.recipe["scale"]["device"], target.recipe["model"]["dtype"], config)
+        decode = decoding(target)
+        reads = [node.reads for node in decode]
+        spec = (target.recipe["engine"], target.recipe["scale"]["device"], target.recipe["model"]["dtype"], config, reads)
         if policy is None or engine is None or made != spec:
             policy = engine = None
             gc.collect()  # an engine's memory is free before the next one asks for it
             policy, made = fresh, spec
-            engine = make_engine(target.recipe["engine"], policy)
+            engine = make_engine(target.recipe["engine"], policy, decode, _others(target, decode))
         else:
             policy.load_model_state(fresh.model_state())
             policy.tokenizer = fresh.tokenizer

@@ -2,9 +2,9 @@
 
 Paper: From Uniform to Heterogeneous: Tailoring Policy Optimization to Every Token's Nature, arXiv:2509.16591.
 Seats: advantage (`token_group`), shape (`entropy_score`, over the whole minibatch; `redistribute`), loss (`adaptive_clip`, which
-       reads the score).
-Checked against: the authors' `compute_hapo_outcome_advantage`, `compute_entropy_h`, `ada_clip`, `ada_advantage` and
-       `compute_policy_loss`. They score on each part.
+       reads the score), decode (`adaptive_temperature`) with control (`temperature_statistics`, which tells it about the step before).
+Checked against: the authors' `compute_hapo_outcome_advantage`, `compute_entropy_h`, `ada_clip`, `ada_advantage`,
+       `compute_policy_loss` and, in their copy of vLLM, `compute_entropy_based_temperature`. They score on each part.
 
 In every public commit tokens below the pivot get a positive score: the sign is lost, the lower bound never widens, and the
 upper one widens for the most certain tokens, too. Text and figure mean the signed score (`faithful: paper`).
@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from rlent.math.entropy import entropy_from_logits
 from rlent.math.group import centred, group_count, group_max, group_std, group_sum
 from rlent.math.ratio import clipped, log_ratio
 from rlent.options import AboveOne, NonNegative, Positive, Share
@@ -120,3 +121,48 @@ def adaptive_clip(
     ratio = log_ratio(logp, old_logp, clamp).exp()
     down, up = ranges(hapo_score, low, high, alpha)
     return clipped(ratio, adv, down, up, dual)
+
+
+def temperature_statistics(
+    old_entropy: Float[Tensor, "N T"], mask: Bool[Tensor, "N T"], *, knob: str, pivot: Share, floor: Positive
+) -> dict[str, float] | None:
+    """What `adaptive_temperature` needs to know of this step's tokens when it draws the next: four knobs beside `knob`.
+
+    `median`, the pivot of ln entropy; `std`, around the pivot; `scale_pos` = 1 / the largest standardised distance above it, and
+    `scale_neg` = 1 / the smallest below it, a negative number.
+    """
+    chosen = old_entropy[mask].clamp(min=1e-8).log().sort().values
+    if not len(chosen):
+        return None
+    median = chosen[round(pivot * (len(chosen) - 1))]
+    distance = chosen - median
+    std = distance.square().mean().clamp(min=floor).sqrt()
+    distance = distance / std
+    up, down = distance.max().clamp(min=1e-8), distance.min().clamp(max=-1e-8)
+    where = knob.removesuffix("median")
+    found = {"median": median, "std": std, "scale_pos": 1 / up, "scale_neg": 1 / down}
+    return {f"{where}{name}": float(value) for name, value in found.items()}
+
+
+def adaptive_temperature(
+    logits: Float[Tensor, "n V"],
+    temperature: Float[Tensor, " n"],
+    *,
+    tau: NonNegative,
+    median: float,
+    std: NonNegative,
+    scale_pos: float,
+    scale_neg: float,
+    epsilon: Positive,
+    faithful: Literal["paper", "released"],
+) -> dict[str, Tensor]:
+    """T (1 + tau h) with h in [-1, 1]: where ln H lies between the lowest, the pivot and the highest of the step before.
+
+    `std` 0: nothing is known yet, and T stays. Released: h of tokens below the pivot has lost its sign, and they are heated, too.
+    """
+    if std == 0:
+        return {"temperature": temperature}
+    level = (entropy_from_logits(logits).clamp(min=epsilon).log() - median) / (std + epsilon)
+    below = scale_neg if faithful == "released" else -scale_neg
+    score = torch.where(level > 0, level * scale_pos, level * below).clamp(-1.0, 1.0)
+    return {"temperature": temperature * (1 + tau * score), "score": score}

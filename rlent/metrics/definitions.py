@@ -391,6 +391,12 @@ _TABLE = [
     ),
     Metric("update/lr", "per update", "learning rate of the step's last update", "follows optim.schedule"),
     Metric("update/count", "count", "optimizer updates in the step", "trainer.minibatches times trainer.epochs"),
+    Metric(
+        "decode/<name>",
+        "as noted",
+        "mean over sampled tokens (or responses) of what a decode function said of them: <node>_<key>",
+        "see the function's documentation; `<node>_temperature` is the temperature it drew at",
+    ),
     Metric("knob/<name>", "option", "value of the option <name>, which a controller turns", "see the controller's documentation"),
     Metric("control/<name>", "control", "a controller's own number <name>", "see the controller's documentation"),
     Metric(

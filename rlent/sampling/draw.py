@@ -10,6 +10,8 @@ from typing import Any
 from rlent.data.templates import TEMPLATES, encode_prompt
 from rlent.engine.base import Engine
 from rlent.errors import ModelError
+from rlent.mount import Node
+from rlent.sampling.drive import rollouts
 from rlent.types import Problem, Request, Rollouts
 
 
@@ -79,13 +81,14 @@ def respond(
     stop: frozenset[int] | None = None,
     first: int = 0,
     entropy: bool = False,
+    decode: Sequence[Node] = (),
     max_prompt_tokens: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Responses:
     """Draw `n` responses to each problem.
 
     Draws depend on (`key`, problem, sample, position) alone, so a problem gets the same responses in any batch,
-    and samples `first ... first + n - 1` continue an earlier call.
+    whatever the decode functions do, and samples `first ... first + n - 1` continue an earlier call.
 
     Raises:
         ModelError: a prompt is empty or longer than `max_prompt_tokens`.
@@ -109,8 +112,9 @@ def respond(
         for problem, ids in zip(problems, prompts, strict=True)
         for s in range(n)
     ]
-    rollouts = engine.generate(requests, entropy=entropy)
+    found = rollouts(engine, tokenizer, requests, decode, entropy=entropy)
     if progress is not None:
         progress(len(requests))
-    text = [until(t, TEMPLATES[template].stop) for t in tokenizer.batch_decode(rollouts.tokens, skip_special_tokens=True)]
-    return Responses(list(problems), n, [ids for ids in prompts for _ in range(n)], rollouts, text)
+    text = [until(t, TEMPLATES[template].stop) for t in tokenizer.batch_decode(found.tokens, skip_special_tokens=True)]
+    contexts = found.contexts or [ids for ids in prompts for _ in range(n)]
+    return Responses(list(problems), n, contexts, found, text)

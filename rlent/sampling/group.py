@@ -14,7 +14,7 @@ from rlent.errors import StarvedSampler
 from rlent.mount import Node
 from rlent.options import Count, Positive, PositiveCount, Range
 from rlent.sampling.draw import Decoding, Responses, problem_key, respond
-from rlent.types import Batch, Problem, Verdict
+from rlent.types import Batch, Problem, Rollouts, Verdict
 from rlent.world import World, merge
 
 
@@ -33,6 +33,7 @@ class Desk(Protocol):
     step: int
     world: World
     rows_are: Mapping[str, Any]
+    decode: Sequence[Node]
 
     def reward(self, batch: Batch) -> Batch: ...
 
@@ -75,14 +76,23 @@ class GroupSampler:
         """
         kept: list[Batch] = []
         everything: list[tuple[float, int, int]] = []  # nll, tokens and correctness of each response, discarded groups too
+        told: list[tuple[str, float, int]] = []  # name, sum and count of what the decode functions said
         groups = drawn = 0
         for round_index in range(self.rounds if self.keep else 1):
             problems = data.draw(self.prompts)
             mine = list(desk.world.share(problems))
             start = desk.world.share(range(len(problems)))
             answers = self.respond(
-                engine, desk.tokenizer, mine, n=self.n, key=(desk.seed, desk.step, round_index), template=desk.template, entropy=True
+                engine,
+                desk.tokenizer,
+                mine,
+                n=self.n,
+                key=(desk.seed, desk.step, round_index),
+                template=desk.template,
+                entropy=True,
+                decode=desk.decode,
             )
+            told += totals(answers.rollouts)
             verdicts = grade(answers.text, [answers.problem(i) for i in range(len(answers))])
             batch = rollout_batch(answers, verdicts, first_group=drawn + (start[0] if len(start) else 0), scalars=desk.rows_are)
             nll = -batch["sampler_logp"].double().sum(1)
@@ -102,6 +112,8 @@ class GroupSampler:
                 f"step {desk.step}: the filter kept {groups} of {drawn} groups ({groups / max(drawn, 1):.1%}) in {self.rounds} rounds, and "
                 f"{self.prompts} are needed; raise sampler.rounds, loosen sampler.keep, or use easier or more varied problems"
             )
+        for name, value in _told(desk.world.all_gather(told)).items():
+            desk.note(f"decode/{name}", value)
         rows = [row for share in desk.world.all_gather(everything) for row in share]
         desk.note("sampler/kept", groups / drawn)
         desk.note("sampler/rounds", round_index + 1)
@@ -154,7 +166,28 @@ def rollout_batch(answers: Responses, verdicts: Sequence[Verdict], *, first_grou
     }
     if rollouts.sampler_entropy is not None:
         streams["sampler_entropy"] = _pad(rollouts.sampler_entropy, width, torch.float32)
+    for name, told in rollouts.notes.items():
+        if not any(isinstance(value, list) for row in told for value in row):  # one number for each token
+            streams[name] = _pad(told, width, torch.float32)
+    for name, each in rollouts.counts.items():
+        if all(isinstance(value, int | float) for value in each):
+            streams[name] = torch.tensor(each, dtype=torch.float32)
     return Batch(streams, first_group * answers.n + torch.arange(rows))
+
+
+def totals(rollouts: Rollouts) -> list[tuple[str, float, int]]:
+    """Name, sum and count of every number that decode functions said of tokens or of rows."""
+    flat = {name: [v for row in told for v in row] for name, told in rollouts.notes.items()} | rollouts.counts
+    return [(name, math.fsum(each), len(each)) for name, each in flat.items() if all(isinstance(v, int | float) for v in each)]
+
+
+def _told(shares: Sequence[Sequence[tuple[str, float, int]]]) -> dict[str, float]:
+    """Means by name over ranks and rounds."""
+    found: dict[str, list[tuple[float, int]]] = {}
+    for share in shares:
+        for name, total, count in share:
+            found.setdefault(name, []).append((total, count))
+    return {name: math.fsum(t for t, _ in parts) / max(sum(c for _, c in parts), 1) for name, parts in found.items()}
 
 
 def _pad(rows: Sequence[Sequence[float]], width: int, dtype: torch.dtype) -> Tensor:

@@ -114,6 +114,18 @@ def one_by_one(model, request):
     return tokens, logps, entropies, finish
 
 
+class Script:
+    """A decode rule from a function of logits, positions and memory."""
+
+    name = "script"
+
+    def __init__(self, fn):
+        self.fn = fn
+
+    def __call__(self, streams):
+        return self.fn(streams["logits"], streams["position"], streams["memory"])
+
+
 def flat(lists):
     return torch.tensor([x for row in lists for x in row], dtype=torch.float64)
 
@@ -199,8 +211,8 @@ def test_frequencies_follow_the_probabilities():
 
 
 def test_stopping_is_by_row_and_the_stop_token_is_included():
-    def script(logits, cursor):  # every row says 10, 11, 12, ... by position
-        return torch.full_like(logits, -1e9).scatter_(1, 10 + cursor.position[:, None], 0.0)
+    def script(logits, position, memory):  # every row says 10, 11, 12, ... by position
+        return torch.full_like(logits, -1e9).scatter_(1, 10 + position[:, None], 0.0)
 
     rows = [
         Request(prompt=[5], key=(0,), max_tokens=6, stop=frozenset({12})),
@@ -210,26 +222,32 @@ def test_stopping_is_by_row_and_the_stop_token_is_included():
         Request(prompt=[5], key=(0,), max_tokens=0),
         Request(prompt=[5], key=(0,), max_tokens=3, prefix=[11], stop=frozenset({11})),
     ]
-    got = NativeEngine(tiny(), 0, [script]).generate(rows, entropy=True)
+    got = NativeEngine(tiny(), 0).generate(rows, entropy=True, rules=[Script(script)])
     assert got.tokens == [[10, 11, 12], [10, 11], [10, 11], [10], [], [11]]
     assert got.finish == ["stop", "stop", "stop", "length", "length", "stop"]
     assert got.sampler_logp == got.sampler_entropy == [[0.0] * len(t) for t in got.tokens]
 
 
-def test_processors_see_each_row_its_position_and_its_past():
+def test_a_rule_sees_each_row_its_position_and_what_it_said_of_that_row_before():
     seen = []
 
-    def script(logits, cursor):
-        row = torch.tensor([cursor.requests[i].key[0] for i in cursor.rows.tolist()])
-        seen.append((row.tolist(), cursor.position.tolist(), cursor.tokens.tolist()))
-        return torch.full_like(logits, -1e9).scatter_(1, row[:, None], 0.0)
+    def script(logits, position, memory):  # memory is the row's first position and how often it was asked
+        memory = torch.stack([position, torch.zeros_like(position)], 1) if memory is None else memory + torch.tensor([0, 1])
+        seen.append((position.tolist(), memory.tolist()))
+        said = torch.full_like(logits, -1e9).scatter_(1, 10 + memory[:, :1], 0.0)
+        return {"logits": said, "memory": memory, "asked": memory[:, 1]}
 
     rows = [Request(prompt=[5] * (4 - i), key=(10 + i,), max_tokens=1 + i, prefix=[6] * i) for i in range(4)]
-    assert NativeEngine(tiny(), 0, [script]).generate(rows).tokens == [[10], [11, 11], [12, 12, 12], [13, 13, 13, 13]]
-    for rows_now, positions, past in seen:
-        t = len(past[0])
-        assert positions == [r - 10 + t for r in rows_now]
-        assert past == [[r] * t for r in rows_now]
+    got = NativeEngine(tiny(), 0).generate(rows, rules=[Script(script)])
+    assert got.tokens == [[10], [11, 11], [12, 12, 12], [13, 13, 13, 13]]
+    assert got.notes == {"script_asked": [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3]]}
+    for positions, memory in seen:
+        assert positions == [first + asked for first, asked in memory]
+
+
+def test_a_rule_of_the_wrong_shape_is_named():
+    with pytest.raises(EngineError, match=r"decode.script returned logits of shape \(1,\); \(1, 24\) is expected"):
+        NativeEngine(tiny(), 0).generate([Request([5], key=(0,), max_tokens=1)], rules=[Script(lambda logits, *_: logits[:, 0])])
 
 
 @pytest.mark.parametrize("kind", [Decoder, LeanDecoder])
@@ -290,27 +308,28 @@ def test_a_response_ends_at_the_last_position_of_the_model():
 
 
 def test_a_stop_token_after_the_end_changes_nothing():
-    def script(logits, cursor):  # every row says 10, 11, 12, ... by position
-        return torch.full_like(logits, -1e9).scatter_(1, 10 + cursor.position[:, None], 0.0)
+    def script(logits, position, memory):  # every row says 10, 11, 12, ... by position
+        return torch.full_like(logits, -1e9).scatter_(1, 10 + position[:, None], 0.0)
 
     rows = [Request(prompt=[5], key=(i,), max_tokens=2 if i == 0 else 5, stop=frozenset({13})) for i in range(8)]
-    got = NativeEngine(tiny(), 0, [script]).generate(rows)  # row 0 is finished, still in the batch, and made to say 13
+    got = NativeEngine(tiny(), 0).generate(rows, rules=[Script(script)])  # row 0 is finished, still in the batch, and made to say 13
     assert got.tokens == [[10, 11]] + [[10, 11, 12, 13]] * 7
     assert got.finish == ["length"] + ["stop"] * 7
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.0])
 def test_logits_that_are_not_finite_name_rows_and_positions(temperature):
-    def poison(logits, cursor):
-        bad = (cursor.rows == 2) & (cursor.position == 4) | (cursor.rows == 0) & (cursor.position == 7)
-        return logits.masked_fill(bad[:, None], float("nan"))
+    def poison(logits, position, memory):
+        first = position if memory is None else memory  # the length of the prefix, which is the row here
+        bad = (first == 2) & (position == 4) | (first == 0) & (position == 7)
+        return {"logits": logits.masked_fill(bad[:, None], float("nan")), "memory": first}
 
     rows = [Request(prompt=[5] * (i + 1), key=(i,), max_tokens=9, prefix=[7] * i, temperature=temperature) for i in range(4)]
     with pytest.raises(NonFinite, match=r"1 of 4 rows.*row 2 at response position 4$"):
-        NativeEngine(tiny(), 0, [poison]).generate(rows)
+        NativeEngine(tiny(), 0).generate(rows, rules=[Script(poison)])
     rows[2] = replace(rows[2], max_tokens=2)  # ends before the bad position
     with pytest.raises(NonFinite, match=r"row 0 at response position 7$"):
-        NativeEngine(tiny(), 0, [poison]).generate(rows)
+        NativeEngine(tiny(), 0).generate(rows, rules=[Script(poison)])
 
 
 def test_weights_that_are_not_finite_are_refused():
@@ -323,7 +342,7 @@ def test_weights_that_are_not_finite_are_refused():
 
 
 def test_modes_are_put_back_even_after_an_interrupt():
-    def interrupt(logits, cursor):
+    def interrupt(logits, position, memory):
         assert not any(m.training for m in model.modules())
         raise KeyboardInterrupt
 
@@ -331,7 +350,7 @@ def test_modes_are_put_back_even_after_an_interrupt():
     model.model.layers[0].eval()
     before = {name: m.training for name, m in model.named_modules()}
     with pytest.raises(KeyboardInterrupt):
-        NativeEngine(model, 0, [interrupt]).generate([Request(prompt=[5], key=(0,), max_tokens=3)])
+        NativeEngine(model, 0).generate([Request(prompt=[5], key=(0,), max_tokens=3)], rules=[Script(interrupt)])
     assert {name: m.training for name, m in model.named_modules()} == before
     assert len(set(before.values())) == 2
 

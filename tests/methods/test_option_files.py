@@ -14,11 +14,11 @@ import yaml
 from rlent.metrics.definitions import explain
 from rlent.mount import check_options, locate, options_of, positional
 from rlent.seats import RUNNER_KEYS, SEATS
-from rlent.streams import STREAMS
+from rlent.streams import DRIVER, RULE, STREAMS
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 GOLDEN = Path(__file__).parents[1] / "golden"
-METHOD_SEATS = ("reward", "advantage", "shape", "loss", "regularize", "control", "probe")
+METHOD_SEATS = ("decode", "reward", "advantage", "shape", "loss", "regularize", "control", "probe")
 FILES = [f for seat in METHOD_SEATS for f in sorted((RECIPES / seat).glob("*.yaml"))]
 CARDS = sorted((RECIPES / "recipe").glob("*.yaml"))
 TOY = re.compile(r"^\$\{toy:(.+),(.+)\}$")
@@ -90,6 +90,10 @@ def test_functions_read_known_streams(file):
     probes = {f.stem for f in FILES if f.parent.name == "probe"}
     made |= {f"{when}_{name}" for when in ("old", "now") for name in probes} | probes
     reads = positional(target.__call__ if isinstance(target, type) else target)
+    if file.parent.name == "decode":
+        reads = [spec.get("streams", {}).get(r, r) for r in reads]
+        assert set(reads) <= set(DRIVER if "requests" in reads else {*RULE, *(r for r in reads if r.endswith("_logits"))})
+        return
     nodes = ("advantage", *(f.stem for f in FILES if f.parent.name == "shape"))
     made |= {s for s in reads if s.startswith(tuple(f"{name}_" for name in nodes))}
     assert set(reads) <= {*STREAMS, *made}
