@@ -291,3 +291,17 @@ def budget(place: str, **options: Any) -> int:
     from rlent.analysis.budget import main
 
     return main(place, **options)
+
+
+def report(places: Sequence[str], out: str, **options: Any) -> int:
+    """Compare runs on one page."""
+    from rlent.report import command
+
+    return command.report(places, out, **options)
+
+
+def plot(arguments: Sequence[str], out: str, **options: Any) -> int:
+    """Draw metrics of runs."""
+    from rlent.report import command
+
+    return command.plot(arguments, out, **options)

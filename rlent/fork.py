@@ -349,7 +349,7 @@ def state_for(branch: Branch, parent: Parent, state: Mapping[str, Any]) -> dict[
     """
     before, after = _targets(parent.config), _targets(branch.recipe.config)
     same = {path for path, target in after.items() if before.get(path) == target}
-    found = dict(state)
+    found = {**state, "recipe": {"name": branch.recipe.name, "differences": recipes.identity(branch.recipe.config)}}
     found["functions"] = {path: memory for path, memory in state["functions"].items() if path in same}
     turns = [{p: t for p, t in targets.items() if p.startswith("control.")} for targets in (before, after)]
     known = branch.recipe.plan.knobs()

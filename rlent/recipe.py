@@ -26,6 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rlent import launch
 from rlent.errors import RecipeError, did_you_mean
+from rlent.launch import RESUMABLE
 from rlent.mount import Node, check_options, locate, mount, options_of
 from rlent.paths import recipes_dir
 from rlent.plan import Plan
@@ -428,6 +429,12 @@ def differences(config: Mapping[str, Any]) -> list[str]:
             continue
         lines.append(f"{key}: {base.get(key, '-')} -> {mine.get(key, '-')}")
     return lines
+
+
+def identity(config: Mapping[str, Any]) -> list[str]:
+    """What makes a run another than plain GRPO, without what a resumed run may change."""
+    free = tuple(f"{key}: " for key in RESUMABLE) + ("run.", "scale.", "track.", "checkpoint.", "eval.", "stop.")
+    return [line for line in differences(config) if not line.startswith(free)]
 
 
 def contrast(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:

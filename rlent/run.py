@@ -37,7 +37,7 @@ from rlent.meter import Meter
 from rlent.policy.parts import run_halving
 from rlent.policy.policy import Policy
 from rlent.policy.shard import Sharding
-from rlent.recipe import Recipe, build, differences, from_config
+from rlent.recipe import Recipe, build, differences, from_config, identity
 from rlent.sampling.draw import stop_tokens
 from rlent.sampling.drive import evaluated
 from rlent.sampling.group import GroupSampler
@@ -557,7 +557,7 @@ class Run:
         with self.clock.lap("checkpoint"):
             tensors, plain = self.policy.state_dict()
             state = {
-                "recipe": {"name": self.recipe.name, "differences": self._identity()},
+                "recipe": {"name": self.recipe.name, "differences": identity(self.recipe.config)},
                 "step": self.done,
                 "cursor": self.data.cursor,
                 "knobs": self.knobs.state_dict(),
@@ -572,11 +572,6 @@ class Run:
             keep = int(self.recipe["checkpoint"]["keep"])
             checkpoint.save(self.folder.path / "checkpoints", self.done, tensors, state, self.world, keep)
 
-    def _identity(self) -> list[str]:
-        """What makes this run another than plain GRPO, without what a resumed run may change."""
-        free = tuple(f"{key}: " for key in launch.RESUMABLE) + ("run.", "scale.", "track.", "checkpoint.", "eval.")
-        return [line for line in differences(self.recipe.config) if not line.startswith(free)]
-
     def _restore(self, step: int) -> None:
         """Take up a checkpoint.
 
@@ -585,7 +580,7 @@ class Run:
         """
         folder = self.folder.path / "checkpoints"
         state = checkpoint.read_state(folder, step)
-        saved, ours = state["recipe"], self._identity()
+        saved, ours = state["recipe"], identity(self.recipe.config)
         if (theirs := saved["differences"]) != ours:
             only = [f"the checkpoint has {line}" for line in theirs if line not in ours] + [
                 f"this run has {line}" for line in ours if line not in theirs

@@ -132,7 +132,7 @@ def test_part_by_part_a_selection_is_rounded_more_often_and_the_meter_says_so(
     assert commands.fork(str(parent), 6, ["recipe=forking"], by_part="40", out=str(tmp_path)) == 0
     (pair,) = json.loads((tmp_path / "artefact.json").read_text())
     assert (pair["method"], pair["tokens"], pair["noise"]) == ("recipe=forking", 40, None)
-    assert pair["acts"][0] == pytest.approx(0.8, abs=0.02) and pair["acts"][1] < 0.78
+    assert pair["acts"][0] == pytest.approx(0.8, abs=0.02) and pair["acts"][1] < pair["acts"][0] - 0.005
 
 
 @pytest.mark.parametrize("method", ["clipcov", "klcov", "steer", "hapo", "forking"])

@@ -1,0 +1,233 @@
+"""`rlent report` and `rlent plot` on real runs: what is in the page, that a browser shows it, and that its statistics are right."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib import image
+from runs import train
+
+from rlent import commands, fork
+from rlent.errors import DataError, UsageError
+from rlent.fork import Parent
+from rlent.report import compare
+from rlent.report.collect import collect
+from rlent.report.style import looks
+
+EVALUATED = ["eval.every=2", "eval.n=4", "eval.ks=[1,4]", "eval.problems=8", "sampler.n=8", "checkpoint.every=3", "checkpoint.keep=9"]
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two seeds of GRPO, a branch of Clip-Cov from the first, and evaluations of all three."""
+    home = tmp_path_factory.mktemp("sweep")
+    for seed in (0, 1):
+        train(home / f"grpo-{seed}", "recipe=grpo", f"seed={seed}", "trainer.steps=6", *EVALUATED)
+    parent = Parent.read(str(home / "grpo-0"))
+    (branch,) = fork.plan(parent, 3, ["recipe=clipcov"], home / "grpo-0" / "forks" / "step_000003")
+    fork.make(branch, parent, 3)
+    assert commands.train([], resume=str(branch.folder)) == 0
+    return home
+
+
+@pytest.fixture(scope="module")
+def page(sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("page") / "report.html"
+    assert commands.report([str(sweep / "grpo-0"), str(sweep)], str(out)) == 0
+    return out
+
+
+def test_the_page_has_every_part_and_needs_nothing_from_outside(page: Path) -> None:
+    text = page.read_text()
+    headings = re.findall(r"<h2>(.*?)</h2>", text)
+    assert headings == [
+        "Results",
+        "What differs",
+        "Fork of grpo at step 3",
+        "While training",
+        "Score against entropy",
+        "Covariance",
+        "pass@k",
+        "Paired differences from grpo",
+        "Cost",
+        "How this was made",
+    ]
+    assert "Entropy, over" in text or "Entropy, with one seed each: grpo went from" in text
+    assert "with shape.clip_cov(fraction=" in text and "from step 3 of grpo on" in text
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', text), "every link is inside the page"
+    assert {m for m in re.findall(r"https?://[^\"' <)]+", text)} <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert len(ids) == len(set(ids)), "figures do not share names"
+
+
+def test_every_figure_has_its_numbers_beside_it_and_inside(page: Path) -> None:
+    text, folder = page.read_text(), page.with_name("report_data")
+    names = re.findall(r'<figure id="([^"]+)">', text)
+    assert {"fork_3", "curves", "law", "covariance", "pass_at_k", "differences", "cost"} == set(names)
+    assert {p.stem for p in folder.glob("*.csv")} == set(names)
+    curves = list(csv.DictReader(io.StringIO((folder / "curves.csv").read_text())))
+    row = next(r for r in curves if (r["metric"], r["method"], r["step"]) == ("entropy/mean", "grpo", "2"))
+    assert float(row["low"]) < float(row["mean"]) < float(row["high"])  # two seeds
+
+
+def test_the_numbers_are_those_of_the_records(sweep: Path, page: Path) -> None:
+    records = [
+        [json.loads(line)["entropy/mean"] for line in (sweep / f"grpo-{s}" / "metrics.jsonl").read_text().splitlines()]
+        for s in (0, 1)
+    ]
+    mean, low, high = (
+        float(np.mean([np.mean(r[-5:]) for r in records])),
+        min(np.mean(r[-5:]) for r in records),
+        max(np.mean(r[-5:]) for r in records),
+    )
+    cells = re.sub(r"<[^>]+>", "|", page.read_text())
+    assert f"{mean:.3f}|{low:.3f} to {high:.3f}" in cells
+    fork_rows = list(csv.DictReader(io.StringIO((page.with_name("report_data") / "fork_3.csv").read_text())))
+    first = next(r for r in fork_rows if (r["metric"], r["branch"], r["kind"], r["step"]) == ("entropy/mean", "clipcov", "minus grpo", "4"))
+    assert float(first["mean"]) == 0.0  # the first step after the fork sampled the same responses from the same weights
+
+
+def test_seeds_are_one_method_and_a_branch_of_the_parents_own_recipe_is_not_counted_twice(sweep: Path, tmp_path: Path) -> None:
+    parent = Parent.read(str(sweep / "grpo-1"))
+    (same,) = fork.plan(parent, 3, [], tmp_path)
+    fork.make(same, parent, 3)
+    found = collect([str(sweep), str(sweep / "grpo-0"), str(same.folder)])
+    assert [(m.label, m.seeds) for m in found.methods] == [("grpo", [0, 1]), ("clipcov", [0])]
+    tree = next(t for t in found.trees if t.seed == 0)
+    assert [label for label, _ in tree.branches] == ["grpo", "clipcov"] and tree.parent is not None
+
+
+def test_a_run_in_progress_an_empty_one_and_what_is_no_run(sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(sweep / "grpo-1", tmp_path / "a")
+    (tmp_path / "a" / "status.json").write_text('{"state": "running", "step": 0, "reason": ""}')
+    with (tmp_path / "a" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 7, "entr')
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    (tmp_path / "b" / "metrics.jsonl").write_text("")
+    assert commands.report([str(tmp_path)], str(tmp_path / "out.html")) == 0
+    said = capsys.readouterr().err
+    assert "a: running at step 6" in said and "b has logged no step yet" in said
+    with pytest.raises(UsageError, match="is no run, sweep, fork or evaluation"):
+        commands.report([str(tmp_path / "a" / "model")], str(tmp_path / "x.html"))
+    (tmp_path / "notes.html").write_text("mine")
+    with pytest.raises(UsageError, match="is no report; nothing was overwritten"):
+        commands.report([str(tmp_path / "a")], str(tmp_path / "notes.html"))
+    assert commands.report([str(tmp_path / "a")], str(tmp_path / "out.html")) == 0  # a report may be made again
+
+
+@pytest.mark.slow
+def test_evaluations_give_paired_tests_over_problems_and_the_model_before_training(sweep: Path, tmp_path: Path) -> None:
+    places = [sweep / "grpo-0", sweep / "grpo-1", next((sweep / "grpo-0").glob("forks/*/*"))]
+    kept = {"n": 4, "problems": 12, "pass_at_k": 4}
+    for place in places:
+        assert commands.evaluate([f"run={place}"], out=str(place / "eval" / "x"), **kept) == 0
+    assert commands.evaluate(["model=tiny"], out=str(tmp_path / "start"), **kept) == 0
+    out = tmp_path / "r.html"
+    assert commands.report([*map(str, places), str(tmp_path / "start")], str(out)) == 0
+    text = out.read_text()
+    assert "Interquartile means" in text and "Wilcoxon" in text and "12 problems x 4 samples" in text
+    lines = {r["method"] for r in csv.DictReader(io.StringIO((tmp_path / "r_data" / "pass_at_k.csv").read_text()))}
+    assert lines == {"before training", "grpo", "clipcov"}
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "r_data" / "differences.csv").read_text())))
+    assert [(r["metric"], r["over"], r["pairs"]) for r in rows] == [("eval/pass@1", "problems", "12"), ("eval/pass@4", "problems", "12")]
+
+
+# --- the browser -----------------------------------------------------------------------------------------------------
+
+
+def browser() -> str:
+    found = next((b for name in ("chromium", "chromium-browser", "google-chrome") if (b := shutil.which(name))), None)
+    if found is None:
+        pytest.skip("no Chromium here; apt-get install chromium brings this test back")
+    return found
+
+
+def shown(file: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [browser(), "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--enable-logging=stderr", "--v=0"]
+    command += [f"--user-data-dir={file.parent / 'profile'}", "--window-size=1180,3600", *options, f"file://{file}"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_a_browser_shows_every_figure_in_light_and_dark_without_a_complaint(page: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.html"
+    broken.write_text("<html><body><script>nothing.here()</script></body></html>")
+    assert "CONSOLE" in shown(broken, "--dump-dom").stderr, "complaints would be seen"
+    done = shown(page, "--dump-dom")
+    assert "CONSOLE" not in done.stderr
+    assert done.stdout.count("<figure") == done.stdout.count("<svg") == 7
+    grpo = {"light": (0xD5, 0x5E, 0x00), "dark": (0xF2, 0x81, 0x3A)}
+    for mode, switch in (("light", "--blink-settings=preferredColorScheme=1"), ("dark", "--blink-settings=preferredColorScheme=0")):
+        picture = tmp_path / f"{mode}.png"
+        assert "CONSOLE" not in shown(page, switch, f"--screenshot={picture}").stderr
+        pixels = (image.imread(picture)[..., :3] * 255).round().astype(int)
+        assert (pixels[5, 5] > 200).all() == (mode == "light"), "the paper"
+        inside = np.abs(pixels - np.array(grpo[mode])).max(-1) < 12
+        assert inside.sum() > 500, f"GRPO's colour on {mode} paper"
+
+
+# --- plot ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", ["png", "svg"])
+def test_any_metric_is_drawn_with_its_numbers(sweep: Path, tmp_path: Path, ending: str, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "made" / f"x.{ending}"
+    assert commands.plot([str(sweep), "ratio/max", "cov/top_0.02"], str(out), as_json=True) == 0
+    assert json.loads(capsys.readouterr().out)["files"] == [str(out), str(out.with_suffix(".csv"))]
+    assert out.stat().st_size > 5000
+    rows = list(csv.DictReader(io.StringIO(out.with_suffix(".csv").read_text())))
+    assert {r["metric"] for r in rows} == {"ratio/max", "cov/top_0.02"} and max(int(r["step"]) for r in rows) == 6
+
+
+def test_a_metric_that_is_not_there_and_a_wrong_ending_are_named(sweep: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no run here has logged 'entropy/meen'; did you mean 'entropy/mean'"):
+        commands.plot([str(sweep), "entropy/meen"], str(tmp_path / "x.png"))
+    with pytest.raises(UsageError, match=r"ends in .png or .svg"):
+        commands.plot([str(sweep), "entropy/mean"], str(tmp_path / "x.pdf"))
+    with pytest.raises(UsageError, match="found no metric"):
+        commands.plot([str(sweep)], str(tmp_path / "x.png"))
+
+
+# --- statistics and looks --------------------------------------------------------------------------------------------
+
+
+def test_sign_flips_are_counted_exactly_and_holm_corrects_in_order() -> None:
+    assert compare.sign_flip(np.array([1.0, 2.0, 3.0])) == 0.25  # +++ and --- of 8
+    assert compare.sign_flip(np.array([1.0, -1.0])) == 1.0
+    assert compare.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+
+
+def evaluation(correct: list[int], n: int = 4) -> Any:
+    from rlent.eval.result import Evaluation, Tally
+
+    tallies = [Tally(f"p{i}", "s", "1" * c + "0" * (n - c), 1, {1: 0.0}, 0, 0, {"ok": n}, n, 0.0) for i, c in enumerate(correct)]
+    return Evaluation("e", (1, n), tuple(tallies), {"about": {"model": "tiny", "checkpoint": None}})
+
+
+def test_a_difference_is_taken_problem_by_problem_over_the_mean_of_seeds() -> None:
+    from rlent.report.collect import Method, RunData
+
+    def method(label: str, *seeds: list[int]) -> Method:
+        runs = [RunData(Path("x"), label, {"seed": i}, {}, {}, [{"step": 1}], [evaluation(c)]) for i, c in enumerate(seeds)]
+        return Method(label, runs)
+
+    one, two = method("a", [0, 1, 2, 4], [0, 1, 2, 4]), method("b", [1, 2, 3, 4], [1, 2, 4, 4])
+    (d,) = compare.paired([one, two], {"eval/pass@1": 1})
+    assert d.value == pytest.approx(np.mean([0.25, 0.25, 0.375, 0.0])) and d.pairs == 4 and d.over == "problems"
+    assert compare.iqm(two, 1).value == pytest.approx(np.mean([0.5, 0.5, 0.75, 1.0]))  # the middle half of eight values
+    assert np.isnan(compare.iqm(method("c", [0, 4]), 1).low), "one seed has no interval"
+
+
+def test_a_method_keeps_its_colour_whatever_is_beside_it() -> None:
+    alone = looks(["klcov"])["klcov"]
+    many = looks(["steer", "klcov", "klcov coef=2", "grpo", "erc", "gspo", "clipcov", "hapo", "siren", "kl"])
+    assert many["klcov"] == alone and many["grpo"].colour == "#d55e00"
+    assert len({(look.colour, look.dash) for look in many.values()}) == len(many)
