@@ -35,7 +35,8 @@ WINDOWS = 8
 class Budget:
     """A run's account. `parts[way][label]` is [tokens, measured, d1, d2, steer]: measured in nats, predictions in nats by `slope`.
 
-    `steps`, `series[term]` are by step; `moved` is the fall of entropy/mean that is not a change on the same tokens.
+    `steps`, `series[term]` are by step. `entropy` is entropy/mean before the first of them and after the first `reach` of them; `moved` the
+    part of its change that is not a change on the same tokens.
     """
 
     run: str
@@ -45,6 +46,7 @@ class Budget:
     parts: dict[str, dict[str, list[float]]]
     texts: dict[str, str]
     entropy: tuple[float, float] | None
+    reach: int
 
     @property
     def total(self) -> dict[str, float]:
@@ -57,7 +59,7 @@ class Budget:
 
     @property
     def moved(self) -> float | None:
-        return None if self.entropy is None else self.entropy[1] - self.entropy[0] - self.total["measured"]
+        return None if self.entropy is None else self.entropy[1] - self.entropy[0] - math.fsum(self.series["measured"][: self.reach])
 
     def correlation(self, term: str) -> float | None:
         """Between the steps' measured changes and a prediction."""
@@ -83,6 +85,7 @@ class Budget:
             "residual": self.residual,
             "correlation": {k: self.correlation(k) for k in PREDICTIONS},
             "entropy": self.entropy,
+            "reach": self.reach,
             "moved": self.moved,
             "by": by,
         }
@@ -124,15 +127,17 @@ def account(folder: Path, *, by: Sequence[str] = (), first: int | None = None, l
             if way == "token"
             else {k: scaled[k] for k in DIVISIONS[way] if k in scaled}
         )
-    return Budget(str(folder), [r["step"] for r in rows], series, slope, parts, texts, _entropy(folder, rows[0]["step"], rows[-1]["step"]))
+    steps = [r["step"] for r in rows]
+    return Budget(str(folder), steps, series, slope, parts, texts, *_entropy(folder, steps))
 
 
-def _entropy(folder: Path, first: int, last: int) -> tuple[float, float] | None:
-    """entropy/mean before the first step's updates and after the last one's: that of the step after, where there is one."""
-    found = {r["step"]: r for r in read_metrics(folder)}
-    start = found.get(first, {}).get("entropy/mean")
-    end = found.get(last + 1, {}).get("entropy/mean")
-    return None if start is None or end is None else (float(start), float(end))
+def _entropy(folder: Path, steps: Sequence[int]) -> tuple[tuple[float, float] | None, int]:
+    """entropy/mean before the first step and after the last whose next step was logged, and how many of the steps that is."""
+    found = {r["step"]: r["entropy/mean"] for r in read_metrics(folder) if r.get("entropy/mean") is not None}
+    after = [i for i, step in enumerate(steps) if step + 1 in found]
+    if steps[0] not in found or not after:
+        return None, 0
+    return (float(found[steps[0]]), float(found[steps[after[-1]] + 1])), after[-1] + 1
 
 
 def main(
@@ -175,6 +180,7 @@ def _print(budget: Budget, tokens: int) -> None:
     console.print(
         f"{budget.run}, steps {first} to {last}: entropy of the same tokens before and after each step's updates, nats per token",
         highlight=False,
+        soft_wrap=True,
     )
     console.print(f"  measured   {total['measured']:+.4f}, the sum over {len(budget.steps)} steps", highlight=False)
     for term in PREDICTIONS:
@@ -187,7 +193,8 @@ def _print(budget: Budget, tokens: int) -> None:
     if budget.entropy is not None and budget.moved is not None:
         start, end = budget.entropy
         console.print(
-            f"  entropy/mean went from {start:.4f} to {end:.4f} ({end - start:+.4f}); {budget.moved:+.4f} of it is that other tokens are visited",
+            f"  entropy/mean went from {start:.4f} at step {first} to {end:.4f} at step {budget.steps[budget.reach - 1] + 1} ({end - start:+.4f}); "
+            f"{budget.moved:+.4f} of it is that other tokens are visited",
             highlight=False,
         )
     console.print()
@@ -251,9 +258,16 @@ def _plot(budget: Budget, out: Path) -> list[Path]:
     looks = {"measured": ("#000000", "-"), "d1": ("#0072b2", "--"), "d2": ("#d55e00", "-."), "steer": ("#009e73", ":")}
     for term, (colour, line) in looks.items():
         left.plot(budget.steps, np.cumsum(budget.series[term]), color=colour, linestyle=line, linewidth=1.8, label=NAMES.get(term, term))
+    left.plot(
+        budget.steps,
+        np.cumsum(np.array(budget.series["measured"]) - budget.series["d1"]),
+        color="#999999",
+        linewidth=1.2,
+        label="measured - theorem 1",
+    )
     left.axhline(0, color="#7f7f7f", linewidth=0.8)
     left.set_xlabel("step")
-    left.set_ylabel("change of entropy on the same tokens, cumulated (nats per token)")
+    left.set_ylabel("cumulated change of entropy (nats per token)")
     left.set_title("When", loc="left", fontsize=11, fontweight="bold")
     left.legend(frameon=False)
     clean(left)

@@ -123,7 +123,7 @@ def test_rare_tokens_are_lumped_and_nothing_is_lost() -> None:
 def test_the_table_the_picture_and_the_json_tell_the_same(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert commands.budget(str(run), out=str(tmp_path / "b")) == 0
     shown = capsys.readouterr().out
-    assert "entropy/mean went from" not in shown  # the entropy after the last step is not known
+    assert f"at step {STEPS} (" in shown  # the entropy after the last step is not known
     assert all(
         word in shown
         for word in (
@@ -140,6 +140,7 @@ def test_the_table_the_picture_and_the_json_tell_the_same(run: Path, tmp_path: P
     assert list(found["by"]) == ["advantage"] and found["steps"] == [1, 2, 3, 4]
     start, end = (rows(run)[i]["entropy/mean"] for i in (0, 4))
     assert found["entropy"] == pytest.approx([start, end])
+    assert account(run).reach == STEPS - 1
     assert found["moved"] == pytest.approx(end - start - found["total"]["measured"])
     assert (tmp_path / "b.png").stat().st_size > 10_000 and (tmp_path / "b.svg").is_file()
     with (tmp_path / "b.csv").open() as file:

@@ -112,7 +112,7 @@ addEventListener("load", () => {
   span.dispatchEvent(new MouseEvent("mousemove", {bubbles: true, clientX: 50, clientY: 50}));
   found.tip = document.getElementById("tip").hidden ? "" : document.getElementById("tip").textContent;
   [...document.querySelectorAll("#shown button")].find(b => b.dataset.name === "correct").click();
-  found.shown = [...document.querySelectorAll("article")].filter(a => !a.hidden).map(a => a.dataset.correct);
+  found.shown = [...document.querySelectorAll(".response")].filter(a => a.getClientRects().length).map(a => a.dataset.correct);
   found.wide = document.documentElement.scrollWidth <= innerWidth;
   found.errors = errors;
   const out = document.createElement("pre"); out.id = "probe"; out.textContent = JSON.stringify(found); document.body.append(out);
