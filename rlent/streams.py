@@ -94,6 +94,7 @@ RULE: dict[str, str] = {
 DRIVER: dict[str, str] = {
     "requests": "list of requests: prompt, prefix, key, max_tokens, temperature, stop",
     "generate": "function of requests, and of a row-wise `measure` on the logits if one is wanted, that returns rollouts",
+    "grow": "function of requests, initial, segment, measure, decide: responses as trees (rlent.sampling.tree)",
     "noise": "function of a request and counters that returns a uniform number in [0, 1)",
     "encode": "function from text to token ids",
     "decode": "function from token ids to text",

@@ -59,3 +59,13 @@ def _entropy(logp: Tensor) -> Tensor:
 def _times(p: Tensor, x: Tensor) -> Tensor:
     """p * x, zero where p is zero even if x is infinite there."""
     return p * x.masked_fill(p == 0, 0.0)
+
+
+def truncated_entropy(logp: Float[Tensor, "*shape k"]) -> Float[Tensor, "*shape"]:
+    """-sum p log p (nats) over listed tokens only, not normalised again: a lower bound of the entropy, never to be compared with it."""
+    return -_times(logp.exp(), logp).sum(-1)
+
+
+def top_entropy(logits: Float[Tensor, "n V"], k: int) -> Float[Tensor, " n"]:
+    """Truncated entropy of the k most likely tokens."""
+    return truncated_entropy(log_softmax(logits).topk(min(k, logits.shape[-1]), dim=-1).values)

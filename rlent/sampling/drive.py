@@ -16,6 +16,7 @@ from rlent.engine.base import Engine
 from rlent.engine.rules import Measure
 from rlent.errors import EngineError
 from rlent.mount import Node
+from rlent.sampling.tree import grow
 from rlent.types import Request, Rollouts
 
 Measuring = Callable[[Tensor], Mapping[str, Tensor]]
@@ -57,11 +58,16 @@ def _driven(node: Node, tokenizer: Any, generate: Callable[..., Rollouts]) -> Ca
             raise EngineError(
                 f"{node.path} cannot be asked to measure: a decode function before it wants that; put {node.name} first, or leave one out"
             )
+
+        def draw(request: Request, *counters: int) -> float:
+            return float(noise.uniform(*request.key, node.name, *counters))
+
         found: Rollouts = node(
             {
                 "requests": list(requests),
                 "generate": generate,
-                "noise": lambda request, *counters: noise.uniform(*request.key, node.name, *counters).item(),
+                "grow": lambda rows, **how: grow(rows, generate, draw, **how),
+                "noise": draw,
                 "encode": lambda text: list(tokenizer.encode(text, add_special_tokens=False)),
                 "decode": lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True)),
                 "vocab": len(tokenizer),
