@@ -30,7 +30,8 @@ def test_losses_gradients_curves_and_weights_equal_the_plain_script(plain, tmp_p
     run = train(tmp_path / "run", *overrides, *off, small=[])
     for ours, theirs in zip(rows(run), history, strict=True):
         for key, value in theirs.items():
-            assert ours[key] == pytest.approx(value, rel=1e-6, abs=1e-8), f"step {theirs['step']}: {key}"
+            # a mean near 0 of terms near 0.1, from log-probabilities that differ by transformers' float32 norms
+            assert ours[key] == pytest.approx(value, rel=1e-6, abs=1e-7), f"step {theirs['step']}: {key}"
     assert sum(row["reward/mean"] for row in history) > 0, "some reward, or nothing was compared"
     weights = load_file(run / "model" / "model.safetensors")
     for name, parameter in model.named_parameters():
