@@ -26,6 +26,15 @@ def _entropy_at_one(temperature: float, logits: Tensor, target: Tensor) -> Tenso
     return entropy_from_logits(logits * temperature)
 
 
+def _put(out: dict[str, Tensor], name: str, value: Tensor, rows: Sequence[int], batch: Batch) -> None:
+    """Put a stream of some rows ([b, t] or [b]) in its place among all rows of the batch, 0 elsewhere."""
+    if name not in out:
+        out[name] = value.new_zeros((len(batch), batch.width) if value.ndim > 1 else len(batch))
+    if len(rows):
+        index = torch.as_tensor(rows, dtype=torch.long)
+        out[name][(index[:, None], torch.arange(value.shape[1])) if value.ndim > 1 else index] = value
+
+
 @dataclass
 class Minibatch:
     """The rows of one update on this rank, and how they are cut into parts (positions in `batch`)."""
@@ -131,20 +140,12 @@ class Actor:
     def _forward(
         self, policy: Policy, batch: Batch, parts: Sequence[Sequence[int]], *, entropy: bool, probes: Mapping[str, Any]
     ) -> dict[str, Tensor]:
-        """Streams of all rows [n, T], part by part."""
+        """Streams of all rows, [n, T] or [n], part by part; without rows their names and nothing in them."""
         out: dict[str, Tensor] = {}
-        for positions in parts:
+        for positions in parts or [[]]:
             part = batch.select(positions)
             for name, value in policy.look(part, temperature=self.temperature, entropy=entropy, probes=probes).items():
-                if name not in out:
-                    out[name] = value.new_zeros((len(batch), batch.width))
-                if not positions:
-                    continue
-                out[name][torch.as_tensor(positions)[:, None], torch.arange(part.width)] = value
-        if not out:
-            names = ["logp", *(["entropy"] if entropy else []), *probes]
-            dtype = torch.promote_types(next(policy.model.parameters()).dtype, torch.float32)
-            out = {n: torch.zeros((len(batch), batch.width), dtype=dtype) for n in names}
+                _put(out, name, value, positions, batch)
         return out
 
     def probes(self, wanted: set[str]) -> dict[str, Any]:
@@ -162,9 +163,7 @@ class Actor:
                     probes["entropy_t1"] = partial(_entropy_at_one, self.temperature)
                 streams = self._forward(self.policy, picked, self._parts(picked), entropy=True, probes=probes)
                 for name, value in streams.items():
-                    if name not in found:
-                        found[name] = value.new_zeros((len(batch), batch.width))
-                    found[name][torch.as_tensor(rows, dtype=torch.long)[:, None], torch.arange(picked.width)] = value
+                    _put(found, name, value, rows, batch)
             batch = batch.with_(**{f"old_{k}": v for k, v in found.items()})
         for name, wanted in self.plan.models.items():
             if not wanted & {"logp", "entropy"}:

@@ -107,7 +107,9 @@ class Plan:
             problems.append(f"{node.path}: a controller acts between updates and cannot read live streams")
 
     def _own_stream(self, stream: str, moments: Mapping[str, When]) -> When | None:
-        """A stream another node makes: `<node>_<key>`."""
+        """A stream another node makes: `<node>_<key>`; of a probe that answers with a mapping, `old_<probe>_<key>`."""
+        if any(stream.startswith(f"old_{probe}_") for probe in self.probes):
+            return "look"
         for members in self.nodes.values():
             for node in members:
                 if stream.startswith(f"{node.name}_") and node.seat == "decode":
@@ -148,6 +150,8 @@ class Plan:
                             self.now.add("logp")
                     elif stream.startswith("old_") and stream.removeprefix("old_") in live_names:
                         self.look.add(stream.removeprefix("old_"))
+                    elif made := [p for p in self.probes if stream.startswith(f"old_{p}_")]:
+                        self.look.add(max(made, key=len))
                     else:
                         for model in models:
                             if stream.startswith(f"{model}_"):

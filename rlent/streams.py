@@ -111,6 +111,7 @@ PATTERNS: dict[str, Stream] = {
     "<model>_entropy": Stream("<model>_entropy", "[N,T]", "look", "entropy under a named model"),
     "<probe>": Stream("<probe>", "[B,T] with gradient", "live", "a probe of the recipe"),
     "old_<probe>": Stream("old_<probe>", "[N,T]", "look", "a probe when the step began"),
+    "old_<probe>_<key>": Stream("old_<probe>_<key>", "[N,T] or [N]", "look", "what a probe returned under <key> when the step began"),
     "now_<probe>": Stream("now_<probe>", "[N,T]", "now", "a probe before this update"),
     "<node>_<key>": Stream("<node>_<key>", "[N] or [N,T]", "credit", "what another node of the recipe returned under <key>"),
 }

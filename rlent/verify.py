@@ -63,7 +63,7 @@ from rlent.knobs import Knobs
 from rlent.math.entropy import entropy_from_logits
 from rlent.math.passk import golden_metric
 from rlent.metrics import step_metrics
-from rlent.mount import Node, locate, mount
+from rlent.mount import Node, locate, mount, signature
 from rlent.objective import Objective, View, add_advantage, add_reward, at_the_end
 from rlent.paths import recipes_dir
 from rlent.recipe import Recipe, build, groups, load
@@ -492,6 +492,10 @@ class Case:
         gradients = self.block.get("gradients") or {}
         for rule in gradients.values():
             inputs[rule["by"]] = inputs[rule["by"]].clone().requires_grad_(True)
+        takes = signature(fn).parameters
+        mask = inputs.get("mask") if "mask" in takes else inputs.pop("mask", None)  # it only places what is one number for each response
+        if "sample" in takes and "group" in inputs:
+            inputs.setdefault("sample", _place_in_group(inputs["group"]))
         each = self.block.get("each")
         if each:
             found = [fn(**{**inputs, each: x.item()}, **self.arguments) for x in inputs[each]]
@@ -503,7 +507,7 @@ class Case:
             if _has(expected, name):
                 value = answer[key]
                 spread = name == "advantages" and isinstance(value, Tensor) and value.ndim == 1
-                compare_tree(check, name, value[:, None] * inputs["mask"] if spread else value, _within(expected, name))
+                compare_tree(check, name, value[:, None] * mask if spread and mask is not None else value, _within(expected, name))
         for name, rule in gradients.items():
             if name in expected:
                 (grad,) = torch.autograd.grad(answer[rule["of"]], inputs[rule["by"]], retain_graph=True)

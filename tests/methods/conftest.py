@@ -42,7 +42,7 @@ class Vector:
 
 def _stream(name: str, value: Any) -> Tensor:
     kind = torch.bool if name == "mask" else torch.long if name in ("group", "labels", "length") else torch.float64
-    return torch.tensor(value, dtype=torch.float64).to(kind)
+    return torch.tensor(float("nan") if value is None else value, dtype=torch.float64).to(kind)
 
 
 def load(path: Path) -> Vector:
