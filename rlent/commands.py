@@ -200,6 +200,10 @@ def check(overrides: Sequence[str], *, config_dirs: Sequence[str] = (), as_json:
     source = recipes.build(recipe["data"])
     if hasattr(source, "check"):
         source.check()
+    if recipe["eval"]["every"] and recipe["eval"].get("sets"):
+        from rlent.eval.suite import Ask, benches
+
+        benches(recipe, Ask())
     found, said = _findings(recipe, source)
     if as_json:
         data = found.to_dict() if found is not None else None

@@ -152,7 +152,7 @@ def check_file(file: Path, known: Mapping[str, Golden], config_dirs: Sequence[st
     vector = json.loads(file.read_text())
     method = vector["method"]
     reference = vector.get("reference", "")
-    check = Check(file.name, method, reference if isinstance(reference, str) else json.dumps(reference))
+    check = Check(file.name, method, _reference(reference))
     try:
         if vector["kind"] == "metric" and method in METRICS:
             _check_metric(vector, check)
@@ -786,7 +786,15 @@ def main(vectors: Path | None, only: Sequence[str], config_dirs: Sequence[str], 
     return 1 if failed else 0
 
 
+def _reference(stated: Any) -> str:
+    """A file's reference as one text, what was run first; metrics state several, or formulas."""
+    if isinstance(stated, str):
+        return stated
+    ran = stated.get("run") or ["formula"]
+    return "; ".join([*ran, *(f"{name}: {text}" for name, text in stated.items() if isinstance(text, str))])
+
+
 def _short(reference: str) -> str:
     """owner/repo@commit of a reference, shortened."""
-    first = reference.split()[0].strip("[\"',") if reference else ""
+    first = reference.split()[0].strip("[\"',;") if reference else ""
     return first[: first.index("@") + 8] if "@" in first else first[:40] or "formula"

@@ -224,7 +224,7 @@ def describe(grader: Any) -> dict[str, Any]:
         code = hashlib.blake2b(b"\0".join(f.read_bytes() for f in files), digest_size=6).hexdigest()
     except (TypeError, OSError):  # made in an interpreter: there is no file
         return found
-    version = {p: versions()[p] for p in ("math-verify", "latex2sympy2_extended") if p in versions()}
+    version: dict[str, Any] = {p: versions()[p] for p in ("math-verify", "latex2sympy2_extended") if p in versions()}
     return {**found, "code": code, **(version if made.__module__.startswith("rlent.grading.") else {})}
 
 

@@ -132,13 +132,13 @@ def _sets_panel(axes: Axes, reports: Sequence[Report], names: Sequence[str], col
     highest = 0.0
     for i, r in enumerate(reports):
         at = [x + step * (i - (len(reports) - 1) / 2) for x in range(len(places))]
-        points = [*(r.sets[name].average for name in names), *r.means.values()]
+        points: list[Any] = [*(r.sets[name].average for name in names), *r.means.values()]
         values = [p.value for p in points]
         lows = [p.value if math.isnan(p.low) else p.low for p in points]
         highs = [p.value if math.isnan(p.high) else p.high for p in points]
         highest = max(highest, *highs)
         spread = [[v - x for v, x in zip(values, lows, strict=True)], [x - v for v, x in zip(values, highs, strict=True)]]
-        style = {"color": colour[r.label], "marker": PALETTE[colour[r.label]], "markersize": 5.5, "linestyle": "none"}
+        style: dict[str, Any] = {"color": colour[r.label], "marker": PALETTE[colour[r.label]], "markersize": 5.5, "linestyle": "none"}
         axes.errorbar(at, values, yerr=spread, label=r.label, elinewidth=1.4, capsize=2.5, zorder=3, **style)
     axes.axvline(len(names) - 0.5, color="#9a9a9a", linewidth=0.8, linestyle=":")
     axes.set_xticks(range(len(places)), [p.replace("_", "\n", 1) if p in reports[0].means else p.replace("_", "_\n", 1) for p in places])

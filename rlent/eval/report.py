@@ -63,7 +63,8 @@ class Report:
             value = math.fsum(share[name] * e.average.value for name, e in self.sets.items())
             se = math.sqrt(math.fsum((share[name] * e.average.se_problems) ** 2 for name, e in self.sets.items()))
             reach = passk.normal_quantile(0.5 + LEVEL / 2) * se
-            found[kind] = Mean(value, se, *(float(np.clip(x, 0, 1)) for x in (value - reach, value + reach)), share)
+            low, high = (float(np.clip(x, 0, 1)) for x in (value - reach, value + reach))
+            found[kind] = Mean(value, se, low, high, share)
         return found
 
     def metrics(self) -> dict[str, float]:

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 
 from rlent.errors import DataError
 from rlent.eval import plot
-from rlent.eval.plot import colours, curves, demo_table, plot_pass_at_k, read_metrics, running_mean, series
+from rlent.eval.plot import colours, curves, darken, demo_table, plot_pass_at_k, plot_sets, read_metrics, running_mean, series
+from rlent.eval.report import Report
 from rlent.eval.result import Evaluation, Tally
 
 
@@ -128,3 +129,42 @@ def test_no_pyplot_and_no_global_settings(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_sets_are_drawn_with_their_intervals_and_the_means_beside_them(tmp_path: Path) -> None:
+    greedy = Evaluation("GRPO", (1,), tuple(Tally(str(i), "g", v, 1, {1: 0.0}, 0, 0, {"ok": 1}, 1, 0.1) for i, v in enumerate("1101")))
+    report = Report("GRPO", {"sampled": EVALS["GRPO"], "greedy": greedy})
+    axes = Figure().add_subplot()
+    plot._sets_panel(axes, [report], list(report.sets), colours(["GRPO"]))
+    (bars,) = axes.containers
+    assert list(bars[0].get_ydata()) == [0.5, 0.75, *(m.value for m in report.means.values())]
+    low, high = bars[2][0].get_segments()[1][:, 1]
+    assert (low, high) == pytest.approx((greedy.average.low, greedy.average.high))
+    assert [t.get_text().replace("\n", "") for t in axes.get_xticklabels()] == [
+        "sampled",
+        "greedy",
+        "mean_of_sets".replace("_", "", 1),
+        "mean_of_rows".replace("_", "", 1),
+    ]
+    made = plot_sets([report], tmp_path / "sets")
+    assert [p.name for p in made] == ["sets.png", "sets.svg", "sets.csv", "sets-dark.png"]
+    rows = {(r["metric"], r["x"]): r for r in csv.DictReader(made[2].open())}
+    assert float(rows["greedy/avg", "1"]["value"]) == 0.75 and rows["greedy/avg", "1"]["problems"] == "4"
+    assert float(rows["sampled/pass_at_k", "8"]["value"]) == 0.5 and float(rows["mean_of_sets", ""]["value"]) == 0.625
+    with pytest.raises(DataError, match="no sets"):
+        plot_sets([], tmp_path / "none")
+
+
+def test_on_a_dark_page_nothing_is_black_and_methods_keep_their_colours() -> None:
+    figure = Figure()
+    axes = figure.add_subplot()
+    plot._pass_panel(axes, EVALS, START, {"GRPO": "#d55e00", "Clip-Cov": "#000000"})
+    axes.legend()
+    darken(figure)
+    start, grpo, other = axes.get_lines()
+    assert (
+        grpo.get_color() == "#d55e00" and other.get_color() == other.get_markerfacecolor() == "#ffffff" and start.get_color() == plot.START
+    )
+    assert axes.collections[2].get_facecolor()[0][:3].tolist() == [1, 1, 1] and axes.collections[2].get_facecolor()[0][3] < 0.2
+    texts = [axes.xaxis.label, axes.yaxis.label, *axes.get_xticklabels(), *axes.get_legend().get_texts()]
+    assert {t.get_color() for t in texts} == {"#e6edf3"} and figure.get_facecolor()[:3] != (1, 1, 1)

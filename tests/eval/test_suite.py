@@ -113,6 +113,17 @@ def test_everything_wrong_with_a_suite_is_said_at_once(files: dict[str, Path], t
     assert error.value.exit_code == 2
 
 
+def test_the_sets_of_a_training_run_are_checked_before_it(files: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    from rlent import commands
+
+    assert commands.check(["eval=paper", "eval.every=5", *paths(files)]) == 0
+    capsys.readouterr()
+    files["omni_math"].unlink()
+    with pytest.raises(RecipeError, match=r"eval\.sets: omni_math: .*no such file"):
+        commands.check(["eval=paper", "eval.every=5", *paths(files)])
+    assert commands.check(["eval=paper", *paths(files)]) == 0  # every: 0, so training never asks for it
+
+
 def test_without_sets_the_held_out_problems_of_the_recipe_are_the_one_set() -> None:
     (found,) = benches(recipes.load(["data.held_out_size=20"]), Ask(), default_problems=12)
     assert len(found.problems) == 12 and found.whole == 20 and found.n == 16 and found.template == "none"

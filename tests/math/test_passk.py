@@ -29,6 +29,7 @@ from rlent.math.passk import (
     maj_at_k,
     nemo_rl_cons_at_k,
     paired_bootstrap,
+    paired_bootstrap_of_sets,
     pass_at_k,
     pass_hat_k,
     prefix_maj,
@@ -361,3 +362,62 @@ def test_interquartile_interval_keeps_tasks_apart() -> None:
     noisy = scores + 0.05 * np.random.default_rng(0).standard_normal(scores.shape)
     low, high = interquartile_interval(noisy, draws=2000)
     assert low < interquartile_mean(noisy) < high and high - low < 0.1
+
+
+# --- unequal numbers of samples, and several sets
+
+
+def test_average_of_unequal_numbers_is_over_problems() -> None:
+    found = avg_at_n([[1, 0], [1, 1, 1, 0], [0]])
+    assert found.value == pytest.approx((1 / 2 + 3 / 4 + 0) / 3)
+    assert found.se_problems == pytest.approx(np.std([1 / 2, 3 / 4, 0], ddof=1) / math.sqrt(3))
+    assert math.isnan(found.se_runs) and math.isnan(found.std_within)  # there are no runs, and one problem has a single sample
+    assert found.interval == "t" and avg_at_n([[1], [0]]).interval == "wilson" and avg_at_n([[0.5], [0.25]]).interval == "t"
+    with pytest.raises(UsageError, match="at least one of each"):
+        avg_at_n([[1], []])
+
+
+def test_thirty_problems_get_students_t() -> None:
+    scores = np.tile([[1, 0], [0, 0], [1, 1]], (10, 1))
+    found = avg_at_n(scores)
+    assert (found.high - found.value) / found.se_problems == pytest.approx(2.0452296, abs=1e-6)  # t of 29 degrees of freedom at 0.975
+
+
+def test_verl_numbers_of_unequal_problems_are_means_over_those_that_have_them() -> None:
+    one, two = verl_best([[1, 0, 0, 1]], [["a", "b", "b", "a"]]), verl_best([[0, 1]], [[None, "a"]])
+    both = verl_best([[1, 0, 0, 1], [0, 1]], [["a", "b", "b", "a"], [None, "a"]])
+    assert both["mean@4"] == one["mean@4"] and both["mean@2"] == two["mean@2"]
+    assert both["best@2/mean"] == pytest.approx((one["best@2/mean"] + two["best@2/mean"]) / 2)
+    assert both["maj@4/mean"] == one["maj@4/mean"]
+
+
+def test_golden_average_takes_the_first_k_samples() -> None:
+    found = golden_metric("avg_at_k", {}, {"scores": [[1, 0, 0], [1, 1, 0]], "k": 2})
+    assert found["avg_at_n"] == 0.75 and found["pass_at_n"] == 1.0
+    with pytest.raises(UsageError, match="k = 4 is more than the 3 samples"):
+        golden_metric("avg_at_k", {}, {"scores": [[1, 0, 0]], "k": 4})
+
+
+def test_difference_over_sets_by_hand() -> None:
+    small, large = (np.array([1.0, 0.0]), np.array([0.0, 0.0])), (np.array([0.0, 1.0, 0.0, 0.0]), np.array([1.0, 1.0, 0.0, 0.0]))
+    found = paired_bootstrap_of_sets([small, large], [0.75, 0.25])
+    assert found.value == pytest.approx(0.75 * 0.5 - 0.25 * 0.25) and found.problems == 6
+    se = [np.std(a - b, ddof=1) / math.sqrt(len(a)) for a, b in (small, large)]
+    assert found.se == pytest.approx(math.hypot(0.75 * se[0], 0.25 * se[1]))
+    # the means of the small set are 0, 1/2, 1 with chances 1/4, 1/2, 1/4; those of the large lie in -1/4 * (0 ... 1)
+    assert found.low == pytest.approx(-0.25 * 0.75, abs=0.07) and found.high <= 0.75
+    assert found.above == pytest.approx(0.75, abs=0.02)  # unless the small set gave 0
+    alone = paired_bootstrap_of_sets([small], [1.0], seed=3)
+    assert alone == paired_bootstrap(*small, seed=3)
+    with pytest.raises(UsageError, match="2 sets and 1 weights"):
+        paired_bootstrap_of_sets([small, large], [1.0])
+
+
+@given(st.lists(st.sampled_from(["a", "b", "c", None]), min_size=1, max_size=7))
+def test_majority_votes_with_nobody_or_everybody_right(answers: list[str | None]) -> None:
+    """All empty scores 0; if every answer is right, a subset scores 1 unless it is empty throughout."""
+    ks = list(range(1, len(answers) + 1))
+    np.testing.assert_array_equal(maj_at_k(answers, [False] * len(answers), ks), 0)
+    right = maj_at_k(answers, [a is not None for a in answers], ks)
+    votes = sum(a is not None for a in answers)
+    np.testing.assert_allclose(right, [pass_at_k(len(answers), votes, k).item() for k in ks], atol=1e-12)
