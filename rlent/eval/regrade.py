@@ -151,13 +151,14 @@ def regrade(folder: Path, grader: Grader, *, name: str = "", progress: Any = Non
     after = _evaluation("regraded", now, equal, about, cut_is_wrong)
     before = _evaluation("recorded", samples, equal, {**settings, "grader": settings.get("grader")}, cut_is_wrong) if graded else None
     changed, moves = [], Counter[str]()
+    answered = any(s.answer is not None for s in samples)  # some record verdicts alone
     for old, new in zip(samples, now, strict=True) if graded else ():
         was, is_ = ({"correct": s.correct, "answer": s.answer, "status": s.status, "method": s.method} for s in (old, new))
         if old.correct != new.correct:
             moves["wrong to right" if new.correct else "right to wrong"] += 1
-        elif old.answer != new.answer:
+        elif answered and old.answer != new.answer:
             moves["another answer, same verdict"] += 1
-        elif old.status != new.status:
+        elif answered and old.status != new.status:
             moves["another status, same verdict"] += 1
         else:
             continue
@@ -166,10 +167,14 @@ def regrade(folder: Path, grader: Grader, *, name: str = "", progress: Any = Non
         Regraded(
             name or folder.name, before, after, tuple(changed), dict(moves),
             compare([before, after]) if before is not None else None,
-            tuple(changes(settings.get("grader"), about["grader"], "grader")) if settings.get("grader") else (),
+            tuple(changes(settings.get("grader"), about["grader"], "grader")) if settings.get("grader") else (_called(about["grader"]),),
         ),
         now,
     )  # fmt: skip
+
+
+def _called(grader: Mapping[str, Any]) -> str:
+    return f"graded with {grader['name'].rpartition('.')[2]}, mode {grader.get('mode', 'of its own')}: nothing says how it was graded before"
 
 
 def _evaluation(label: str, samples: Sequence[Sample], equal: Any, settings: Mapping[str, Any], cut_is_wrong: bool) -> Evaluation:

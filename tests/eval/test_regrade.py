@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from runs import rlent
 
+from rlent.data.countdown import countdown_problems
 from rlent.errors import DataError, RecipeError, UsageError
 from rlent.eval.command import main
 from rlent.eval.regrade import read_responses
@@ -79,9 +80,10 @@ def test_another_grader_is_a_matter_of_an_override(tmp_path: Path) -> None:
 
 
 def test_an_evaluation_is_graded_again_with_its_own_grader_and_nothing_changes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Countdown: the grader needs the problem's numbers, which are not in the responses but in problems.jsonl."""
     out = tmp_path / "eval"
     main(["model=tiny", "track.mode=disabled"], n=8, problems=6, out=str(out))
+    _, problems, _ = read_responses(out)
+    assert list(problems.values()) == list(countdown_problems(256, split="held_out")[:6])  # with what the grader may read beside the text
     capsys.readouterr()
     main([], regrade=str(out), as_json=True)
     found = json.loads(capsys.readouterr().out)["sets"]["eval"]

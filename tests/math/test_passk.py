@@ -407,6 +407,10 @@ def test_difference_over_sets_by_hand() -> None:
     # the means of the small set are 0, 1/2, 1 with chances 1/4, 1/2, 1/4; those of the large lie in -1/4 * (0 ... 1)
     assert found.low == pytest.approx(-0.25 * 0.75, abs=0.07) and found.high <= 0.75
     assert found.above == pytest.approx(0.75, abs=0.02)  # unless the small set gave 0
+    rng = np.random.default_rng(0)
+    pair = (rng.random(50), rng.random(50))
+    one, two = paired_bootstrap_of_sets([pair], [1.0]), paired_bootstrap_of_sets([pair, pair], [0.5, 0.5])
+    assert (two.high - two.low) / (one.high - one.low) == pytest.approx(math.sqrt(0.5), abs=0.03)  # sets are resampled by themselves
     alone = paired_bootstrap_of_sets([small], [1.0], seed=3)
     assert alone == paired_bootstrap(*small, seed=3)
     with pytest.raises(UsageError, match="2 sets and 1 weights"):
