@@ -62,7 +62,13 @@ def main() -> None:
                     (f"The answer is {gold}.", False),
                 ]
                 for sample, (response, correct) in enumerate(said):
-                    row = {"problem": problem.id, "source": problem.source, "sample": sample, "prompt": problem.prompt, "gold": problem.gold}
+                    row = {
+                        "problem": problem.id,
+                        "source": problem.source,
+                        "sample": sample,
+                        "prompt": problem.prompt,
+                        "gold": problem.gold,
+                    }
                     out.write(json.dumps({**row, "response": response, "correct": correct}, ensure_ascii=False) + "\n")
         print(f"{folder}: {len(problems)} problems, {4 * len(problems)} responses")
 

@@ -124,6 +124,8 @@ class VllmEngine:
                 disable_log_stats=True,
                 **({"logits_processors": [self._board.processor()], "async_scheduling": False} if ruled else {}),
                 **({"gpu_memory_utilization": memory} if gpu else {"kv_cache_memory_bytes": cpu_cache << 30}),
+                # a prompt read in pieces draws a token for each piece; only a GPU's generator can take such a draw back
+                **({} if gpu else {"enable_chunked_prefill": False, "max_num_batched_tokens": max(4096, self.limit or 0)}),
             )
         except (RuntimeError, ValueError, AssertionError, NotImplementedError, KeyError) as error:
             raise EngineError(_why(error, model, gpu)) from error

@@ -76,7 +76,7 @@ def open_folder(
 
 def _read(out: Path, fixed: Mapping[str, Any], problems: Sequence[Problem], extra: Mapping[str, Any]) -> Found:
     settings, files = out / "settings.json", sorted(out.glob("responses*.jsonl"))
-    if files and not settings.exists():
+    if any(path.stat().st_size for path in files) and not settings.exists():
         raise UsageError(f"{out} has responses but no settings.json, so nothing says how they were drawn; use another folder")
     if not settings.exists():
         out.mkdir(parents=True, exist_ok=True)
@@ -90,6 +90,9 @@ def _read(out: Path, fixed: Mapping[str, Any], problems: Sequence[Problem], extr
     except (ValueError, KeyError, AttributeError) as error:
         raise UsageError(f"{settings} cannot be read ({error}); use another folder") from error
     if made_with != _fingerprint(fixed):
+        if not any(path.stat().st_size for path in files):  # stopped before the first response: nothing to keep apart
+            settings.unlink()
+            return _read(out, fixed, problems, extra)
         what = list(changes(old, fixed)) or ["settings.json was edited"]
         raise UsageError(f"{out} was made with other settings: {'; '.join(what)}. Use another folder, or the same settings to continue it")
     found: Found = {}

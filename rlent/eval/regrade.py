@@ -174,7 +174,9 @@ def regrade(folder: Path, grader: Grader, *, name: str = "", progress: Any = Non
 
 
 def _called(grader: Mapping[str, Any]) -> str:
-    return f"graded with {grader['name'].rpartition('.')[2]}, mode {grader.get('mode', 'of its own')}: nothing says how it was graded before"
+    return (
+        f"graded with {grader['name'].rpartition('.')[2]}, mode {grader.get('mode', 'of its own')}: nothing says how it was graded before"
+    )
 
 
 def _evaluation(label: str, samples: Sequence[Sample], equal: Any, settings: Mapping[str, Any], cut_is_wrong: bool) -> Evaluation:

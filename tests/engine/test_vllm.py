@@ -102,6 +102,15 @@ def test_a_response_depends_on_its_key_and_not_on_the_batch(pair):
     )
 
 
+def test_more_prompt_tokens_than_are_read_at_once_change_nothing(pair):
+    """60 prompts of 100 tokens, 4,096 a time: none may be read in pieces, which would draw a token for each piece."""
+    engine, _ = pair
+    prompts = [[3 + (i * 7 + j) % 18 for j in range(100)] for i in range(60)]
+    rows = [Request(p, key=(7, i), max_tokens=3, stop=frozenset({1})) for i, p in enumerate(prompts)]
+    together = engine.generate(rows)
+    assert together.tokens[40:42] == engine.generate(rows[40:42]).tokens
+
+
 def test_a_response_ends_at_a_stop_token_or_at_its_length(pair):
     engine, _ = pair
     out = engine.generate([*asked(8), *asked(2, max_tokens=0)])
@@ -189,6 +198,22 @@ def test_training_and_evaluation_use_it_by_name(run_dir: Path, tmp_path: Path):
     for row in rows(run_dir):
         assert row["mismatch/max"] < 1e-4 and row["mismatch/mean"] > 0  # two implementations: equal to rounding, not bit for bit
     assert rows(run_dir)[1]["eval/pass@1"] >= 0
+
+
+def test_two_models_are_evaluated_with_one_engine(run_dir: Path, tmp_path: Path, monkeypatch):
+    from rlent.engine.vllm import VllmEngine
+    from rlent.eval.command import main
+
+    train(run_dir, "recipe=entropybonus", "regularize.entropy.coef=1", "trainer.steps=2", "checkpoint.every=1")
+    made = []
+    real = VllmEngine.__init__
+    monkeypatch.setattr(VllmEngine, "__init__", lambda self, *a, **k: (made.append(1), real(self, *a, **k))[1])
+    steps = [f"checkpoint={run_dir}/checkpoints/step_00000{i}" for i in (1, 2)]
+    main([*steps, "engine=vllm", "track.mode=disabled"], n=2, problems=4, out=str(tmp_path / "both"))
+    assert made == [1]
+    main([steps[1], "engine=vllm", "track.mode=disabled"], n=2, problems=4, out=str(tmp_path / "alone"))
+    second = next(p for p in (tmp_path / "both").iterdir() if p.name.endswith("step_2") and "vs" not in p.name)
+    assert (second / "responses.jsonl").read_text() == (tmp_path / "alone" / "responses.jsonl").read_text()
 
 
 @pytest.mark.parametrize("together", [1, 2])

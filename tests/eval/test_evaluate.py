@@ -401,6 +401,20 @@ def test_ranks_share_the_problems_and_agree(problems: list[Problem], tmp_path: P
     assert all(isinstance(f, UsageError) for f in refused)
 
 
+def test_a_folder_without_a_response_takes_other_settings(coin: Coin, problems: list[Problem], tmp_path: Path) -> None:
+    """Stopped while the model was still loading, for example; there is nothing to keep apart."""
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(coin, problems, out=tmp_path, respond=stop)
+    (tmp_path / "responses.jsonl").touch()
+    assert counts(run(coin, problems, out=tmp_path, seed=5)) == counts(run(coin, problems, seed=5))
+    with pytest.raises(UsageError, match="seed was 5 and is 6"):
+        run(coin, problems, out=tmp_path, seed=6)
+
+
 # --- what is reported
 
 

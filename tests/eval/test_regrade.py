@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import rlent
+from runs import environment, rlent
 
-from rlent.data.countdown import countdown_problems
 from rlent.errors import DataError, RecipeError, UsageError
 from rlent.eval.command import main
 from rlent.eval.regrade import read_responses
 from rlent.eval.result import Evaluation
+from rlent.recipe import build, load
 
 ROWS = [  # response, gold, correct as recorded
     (r"so $\boxed{\frac12}$", "0.5", True),
@@ -83,7 +85,7 @@ def test_an_evaluation_is_graded_again_with_its_own_grader_and_nothing_changes(t
     out = tmp_path / "eval"
     main(["model=tiny", "track.mode=disabled"], n=8, problems=6, out=str(out))
     _, problems, _ = read_responses(out)
-    assert list(problems.values()) == list(countdown_problems(256, split="held_out")[:6])  # with what the grader may read beside the text
+    assert list(problems.values()) == list(build(load()["data"]).held_out[:6])  # with what the grader may read beside the text
     capsys.readouterr()
     main([], regrade=str(out), as_json=True)
     found = json.loads(capsys.readouterr().out)["sets"]["eval"]
@@ -144,3 +146,22 @@ def test_a_line_that_is_being_written_is_left_out(tmp_path: Path) -> None:
         file.write('{"problem": "p9", "resp')
     samples, problems, graded = read_responses(folder)
     assert len(samples) == 6 and len(problems) == 3 and graded
+
+
+BENCHMARKS = ["aime24", "aime25", "amc23", "gsm8k_test", "math500", "minerva_math", "olympiadbench_maths_en"]
+
+
+def test_every_gold_of_the_benchmarks_is_accepted_as_it_is_and_dressed_and_refused_damaged_or_without_a_box(
+    shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first problems of each; `scripts/record_golds.py` without --limit takes all."""
+    files = [str(shared_data / f"{name}.jsonl") for name in BENCHMARKS]
+    script = Path(__file__).parents[2] / "scripts" / "record_golds.py"
+    command = [sys.executable, str(script), *files, "--limit", "20", "--out", str(tmp_path / "recorded")]
+    subprocess.run(command, env=environment(), check=True, capture_output=True)
+    main([], regrade=str(tmp_path / "recorded"), as_json=True)
+    found = json.loads(capsys.readouterr().out)["sets"]
+    assert set(found) == set(BENCHMARKS)
+    for name, one in found.items():
+        assert one["responses"] == 80 and one["changed"] == 0, (name, one["moves"])
+        assert one["after"]["value"] == 0.5 and one["status"]["no_answer"] == 20
