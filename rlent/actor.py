@@ -150,7 +150,7 @@ class Actor:
 
     def probes(self, wanted: set[str]) -> dict[str, Any]:
         """The planned probes among `wanted`, bound to their options."""
-        return {n.name: partial(n.fn, **n.options) for n in self.plan.nodes["probe"] if n.name in wanted}
+        return {n.name: n for n in self.plan.nodes["probe"] if n.name in wanted}
 
     def look_back(self, batch: Batch) -> Batch:
         """`old_*` and the streams of frozen models, with the cut of the first epoch. Nothing runs that the plan does not need."""

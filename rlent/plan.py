@@ -12,7 +12,7 @@ from rlent.seats import SEATS
 from rlent.streams import DRIVER, RULE, STREAMS, When
 
 _LIVE_BASE = ("logp", "entropy")
-_PROBE_INPUTS = ("logits", "hidden", "target", "mask", "tokens", "response")
+_PROBE_INPUTS = ("logits", "hidden", "target", "unembed", "mask", "tokens", "response")
 
 
 @dataclass

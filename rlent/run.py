@@ -361,7 +361,7 @@ class Run:
                 found = objective.whole(node, streams, self.world)
                 self.knobs.apply(node, found.get("value", found))
             else:
-                self.knobs.apply(node, node(streams))
+                self.knobs.apply(node, node({**self.rows_are, **streams}))
         if self.kept is not None:
             self.kept.turned(self.knobs.turned)
 

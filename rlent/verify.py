@@ -27,7 +27,7 @@ a block:
       node: control.aent                        a controller: called for each element of its inputs, from step `first_step` (1) on
       call: package.module.function             a function of the method; options and inputs become its arguments by name,
                                                 `each: input` calls it once for each element of that input; `gradients:
-                                                {name_in_file: {of: result, by: input, abs_sum: true}}`
+                                                {name_in_file: {of: result, by: input}}`, perhaps `abs_sum: true` or a `column`
       method: name                              with `node` or a class under `call`: this method is called for each element of the
                                                 inputs (numbers, or mappings of arguments); `each` among `outputs` is the list of
                                                 answers, and `state: {name_in_file: attribute}` what the object holds at the end
@@ -511,6 +511,7 @@ class Case:
         for name, rule in gradients.items():
             if name in expected:
                 (grad,) = torch.autograd.grad(answer[rule["of"]], inputs[rule["by"]], retain_graph=True)
+                grad = grad[:, rule["column"]] if "column" in rule else grad
                 check.compare(name, grad.abs().sum(-1) if rule.get("abs_sum") else grad, expected[name])
 
     def _method(self, check: Check) -> None:

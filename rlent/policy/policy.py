@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rlent.errors import CheckpointError, ModelError
+from rlent.math.entropy import reduction_dtype
 from rlent.policy import lean as lean_family
 from rlent.policy import packing as packed_family
 from rlent.policy.forward import Forward, GeneralForward, Layout, text_config
@@ -253,9 +255,20 @@ class Policy:
         )
         for name, probe in probes.items():
             if name not in inner:
-                answer = call_probe(probe, {**streams, **states, "target": target})
+                answer = call_probe(
+                    probe, {**streams, **states, "target": target, "unembed": partial(self.unembed, temperature=temperature)}
+                )
                 found |= {f"{name}_{k}": v for k, v in answer.items()} if isinstance(answer, Mapping) else {name: answer}
         return found
+
+    def unembed(self, hidden: Float[Tensor, "n D"], temperature: float) -> Float[Tensor, "n V"]:
+        """The head's logits at a temperature, in full: for a probe that takes another state than the last, with gradient."""
+        dtype = reduction_dtype(hidden.dtype, self.head.weight.dtype)
+        bias = None if self.head.bias is None else self.head.bias.to(dtype)
+        logits = torch.nn.functional.linear(hidden.to(dtype), self.head.weight.to(dtype), bias)
+        if self.softcap is not None:
+            logits = self.softcap * torch.tanh(logits / self.softcap)
+        return logits / temperature
 
     # ---- update ---------------------------------------------------------------------------------------------------
 

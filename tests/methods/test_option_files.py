@@ -86,7 +86,20 @@ def test_every_option_has_a_remark(file):
 def test_functions_read_known_streams(file):
     spec = node(file)
     target = locate(spec["_target_"])
-    made = {"logits", "target", "hidden", "ref_logp", "ref_reward", "aer_difficulty", "forking_selected", "hapo_score", "metrics"}
+    made = {
+        "logits",
+        "target",
+        "hidden",
+        "ref_logp",
+        "rm_logp",
+        "ref_reward",
+        "aer_difficulty",
+        "forking_selected",
+        "hapo_score",
+        "metrics",
+        "inner",
+        "unembed",
+    }
     probes = {f.stem for f in FILES if f.parent.name == "probe"}
     made |= {f"{when}_{name}" for when in ("old", "now") for name in probes} | probes
     reads = positional(target.__call__ if isinstance(target, type) else target)
@@ -94,7 +107,7 @@ def test_functions_read_known_streams(file):
         reads = [spec.get("streams", {}).get(r, r) for r in reads]
         assert set(reads) <= set(DRIVER if "requests" in reads else {*RULE, *(r for r in reads if r.endswith("_logits"))})
         return
-    nodes = ("advantage", *(f"old_{name}" for name in probes), *(f.stem for f in FILES if f.parent.name == "shape"))
+    nodes = ("advantage", *(f"old_{name}" for name in probes), *(f.stem for f in FILES if f.parent.name in ("shape", "reward")))
     made |= {s for s in reads if s.startswith(tuple(f"{name}_" for name in nodes))}
     assert set(reads) <= {*STREAMS, *made}
     assert not [s for s in reads if f"now_{s}" in reads]
@@ -233,6 +246,19 @@ NUMBERS = {
     "shape.aepo.most": 60,
     "shape.aepo.threshold": 0.05,
     "shape.dcpo.cap": 0.1,
+    "reward.rent.entropy_base": 7.0,
+    "reward.empo_freeform.copied": 0.8,
+    "reward.empo_freeform.least": 0.2,
+    "reward.pear.alpha": 1.0,
+    "probe.tempered_entropy.heat": 0.5,
+    "advantage.prime.beta": 0.05,
+    "advantage.prime.process": 5.0,
+    "loss.bupo.dual": 10.0,
+    "control.bupo.steps": 30,
+    "reward.ares.window": 4,
+    "reward.ares.percentile": 95.0,
+    "shape.ares_kl.interval": 100,
+    "shape.ares_kl.target": 0.01,
 }
 
 

@@ -1,0 +1,59 @@
+"""BuPO: for the first steps, train the policy that an inner layer implies, then the model as a whole.
+
+Paper: Bottom-up Policy Optimization: Your Language Model Policy Secretly Contains Internal Policies, arXiv:2512.19673.
+Seats: probe (`internal_logp`), loss (any, reading the probe instead of `logp`), control (`Phase`).
+Checked against: the authors' `modeling_qwen3.py` and `dp_actor.py`.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from rlent.options import Count
+
+
+def internal_logp(
+    inner: Float[Tensor, "n D"],
+    hidden: Float[Tensor, "n D"],
+    target: Int[Tensor, " n"],
+    unembed: Callable[[Tensor], Tensor],
+    *,
+    share: float,
+) -> Float[Tensor, " n"]:
+    """log softmax(W h_k / temperature) of the sampled token, h_k being the residual stream after block k, without the final norm.
+
+    The gradient reaches the blocks below, the embedding and the head. With `share` 0 it is the whole model's log-probability.
+    """
+    logits = unembed(inner if share > 0 else hidden)
+    return logits.log_softmax(-1).gather(-1, target[:, None]).squeeze(-1)
+
+
+class Phase:
+    """The first `steps` steps train the inner policy, the rest the whole one."""
+
+    def __init__(self, *, knob: str, steps: Count) -> None:
+        self.knob = knob
+        self.steps = steps
+
+    def __call__(self, metrics: Mapping[str, float], step: int) -> float:
+        """The value of the knob for the next step."""
+        return 1.0 if step + 1 <= self.steps else 0.0
+
+
+def released_forward(
+    hidden_states: Float[Tensor, "L B T D"], lm_head: Float[Tensor, "V D"], labels: Int[Tensor, "B T"], *, temperature: float
+) -> dict[str, Any]:
+    """Log-probabilities under each block's policy, and the mean entropy (nats, temperature 1) after each block and its change."""
+
+    def unembed(h: Tensor) -> Tensor:
+        return h @ lm_head.T / temperature
+
+    flat = hidden_states.flatten(1, 2)
+    target = labels.long().flatten()
+    logps = [internal_logp(h, h, target, unembed, share=1.0).view(labels.shape) for h in flat[1:]]
+    tables = [(h @ lm_head.T).log_softmax(-1) for h in flat]
+    entropy = torch.stack([-(t.exp() * t).sum(-1).mean() for t in tables])
+    return {"internal_log_prob": torch.stack(logps), "layer_entropy": entropy, "layer_entropy_change": entropy.diff()}
