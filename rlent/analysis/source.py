@@ -52,7 +52,10 @@ def open_kept(place: str | Path, step: int | None = None) -> Source:
     if path.is_dir():
         found = frozen.steps(path)
         if not found:
-            raise UsageError(f"'{path}' has kept no batch; train with track.keep_batches=N to keep every N-th step's")
+            raise UsageError(
+                f"'{path}' has kept no batch; train with track.keep_batches=N to keep every N-th step's. Or look at its samples with its model: "
+                f"rlent measure {path} {path}/samples.jsonl --keep samples.safetensors"
+            )
         if step is not None and step not in found:
             raise UsageError(f"'{path}' has not kept step {step}; it has {', '.join(map(str, found))} (track.keep_batches chooses)")
         path = found[step if step is not None else max(found)]

@@ -58,13 +58,14 @@ def sums(place: Ints, names: tuple[str, ...], terms: Mapping[str, Floats]) -> Pa
 def by_token(ids: Ints, terms: Mapping[str, Floats], keep: int) -> Parts:
     """The `keep` tokens of the vocabulary with the largest numbers, by id; the rest is `OTHER`."""
     known, place = np.unique(ids, return_inverse=True)
-    found = sums(place, tuple(str(i) for i in known.tolist()), terms)
-    if len(found) <= keep:
-        return found
-    scale = [max(sum(abs(v[i + 1]) for v in found.values()), 1e-300) for i in range(len(terms))]
-    order = sorted(found, key=lambda k: -sum(abs(v) / s for v, s in zip(found[k][1:], scale, strict=True)))
-    rest = [found[k] for k in order[keep:]]
-    return {**{k: found[k] for k in order[:keep]}, OTHER: [float(sum(column)) for column in zip(*rest, strict=True)]}
+    if len(known) > keep:
+        totals = [np.abs(np.bincount(place, weights=term)) for term in terms.values()]
+        size = np.sum([t / max(float(t.sum()), 1e-300) for t in totals], axis=0)
+        largest = np.sort(np.argsort(-size, kind="stable")[:keep])
+        rank = np.full(len(known), keep, dtype=np.int64)
+        rank[largest] = np.arange(keep)
+        known, place = known[largest], rank[place]
+    return sums(place, (*(str(i) for i in known.tolist()), OTHER), terms)
 
 
 def add(into: dict[str, Any], parts: Parts, weight: float = 1.0) -> None:
