@@ -84,6 +84,15 @@ AGGREGATES = {
     "seq-mean-token-sum": "seq_sum",
     "seq-mean-token-sum-norm": "constant",
 }
+COMMON: dict[str, Any] = {
+    "agg_mode": "objective.aggregate",
+    "loss_agg": "objective.aggregate",
+    "agg_norm": "objective.length",
+    "log_ratio_clamp": "loss.clamp",
+    "temperature": {"stream": "temperature"},
+}
+"""Options of the files that mean the same everywhere, where a block does not say otherwise."""
+
 _BLOCK_KEYS = frozenset(
     "with first_step inputs outputs rename node call each method state gradients one_group equal skip as at_start ignore".split()
 )
@@ -198,6 +207,8 @@ class Case:
         unknown, switches = [], []
         for key, value in (vector.get("config") or {}).items():
             rule = self.block.get(key, ...)
+            if rule is ... and key not in golden.known and "call" not in self.block:
+                rule = COMMON.get(key, ...)
             if rule is ... or key in _BLOCK_KEYS:
                 if key not in golden.known:
                     unknown.append(key)

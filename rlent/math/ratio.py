@@ -3,8 +3,10 @@
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
+
+from rlent.math.masked import row_mean
 
 
 def log_ratio(logp: Float[Tensor, "*shape"], old_logp: Float[Tensor, "*shape"], clamp: float | None = None) -> Float[Tensor, "*shape"]:
@@ -34,6 +36,18 @@ def divergence(
         x = x.clamp(-20.0, 20.0)
         return (torch.expm1(x) - x).clamp(-10.0, 10.0)
     return x.abs()
+
+
+def importance(
+    logp: Float[Tensor, "B T"],
+    old_logp: Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    level: Literal["token", "response"],
+    clamp: float | None = None,
+) -> Float[Tensor, "B T"]:
+    """exp(logp - old_logp) by token, or exp(its mean over the response) at all of the response's tokens; see `log_ratio`."""
+    drift = log_ratio(logp, old_logp, clamp)
+    return (row_mean(drift, mask)[:, None].expand_as(drift) if level == "response" else drift).exp()
 
 
 def clipped(

@@ -53,7 +53,7 @@ def conditional(
     low_mean, high_mean = _half_means(reward, group, high)
     own, other = torch.where(high, high_mean, low_mean), torch.where(high, low_mean, high_mean)
     discounted = high if metric == "length" else ~high
-    inter = torch.where(discounted, alpha * reward - other, reward - alpha * other) + torch.where(high, beta, -beta)
+    inter = torch.where(discounted, alpha * reward - other, reward - alpha * other) + beta * (2.0 * high.to(reward.dtype) - 1.0)
     intra = reward - own
     weight = 1.0 - mu
     if schedule == "accuracy":

@@ -65,10 +65,10 @@ def band(
     level = top_mean(entropy, mask, share)
     found = {"level": level}
     for name, mean in (("factor", level), ("old_factor", top_mean(old_entropy, mask, share))):
-        row = torch.where(mean < h_low, k, torch.where(mean > h_high, 1 / k, 1.0)).to(entropy.dtype)
+        row = _by_band(mean, h_low, h_high, (k, 1 / k))
         found[name] = torch.where(good, row[:, None], 1.0)
     if adv_scale:
-        row = torch.where(level < h_low, 1 / k, torch.where(level > h_high, k, 1.0)).to(adv.dtype)
+        row = _by_band(level, h_low, h_high, (1 / k, k))
         found["adv"] = torch.where(adv[:, :1] > 0, adv * row[:, None], adv)
     return found
 
@@ -93,6 +93,12 @@ def activated_clip(
     logp = _chosen(era_factor, era_plain, era_sharp, era_flat)
     old_logp = _chosen(era_old_factor, old_era_plain, old_era_sharp, old_era_flat)
     return clipped(log_ratio(logp, old_logp, clamp).exp(), adv, low, high, dual)
+
+
+def _by_band(level: Tensor, low: float, high: float, outside: tuple[float, float]) -> Tensor:
+    """The first number where the level is below the band, the second where it is above, 1 inside."""
+    below, above = (level.new_tensor(x) for x in outside)
+    return torch.where(level < low, below, torch.where(level > high, above, level.new_ones(())))
 
 
 def _chosen(factor: Tensor, plain: Tensor, sharp: Tensor, flat: Tensor) -> Tensor:

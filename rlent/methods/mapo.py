@@ -23,20 +23,22 @@ def mixed(
     group: Int[Tensor, " N"],
     *,
     weighting: Literal["quadratic", "linear"],
+    strict: bool,
     epsilon: NonNegative,
     degenerate: Literal["reference", "zero"],
 ) -> Float[Tensor, " N"]:
     """w (r - mean) / (deviation + epsilon) + (1 - w) (r - mean) / (mean + epsilon) over the group, deviations unbiased.
 
-    With accuracy p, w = 4 p (1 - p) (`quadratic`) or 2 min(p, 1 - p) (`linear`): all deviation at p = 1/2, all mean at 0 and 1. In
+    With accuracy p, the share of rewards that are 1, w = 4 p (1 - p) (`quadratic`) or 2 min(p, 1 - p) (`linear`): all deviation at p = 1/2, all mean at 0 and 1. In
     a group of one the deviation counts as 1; `centred` says what is left of its reward.
 
     Raises:
-        UsageError: a reward other than 0 or 1, which would leave p at 0 and could divide by a mean below 0.
+        UsageError: a reward other than 0 or 1 while `strict`; it would leave p at 0 and could divide by a mean below 0.
     """
-    require_binary(reward, "MAPO")
-    p = group_mean(reward, group)
+    if strict:
+        require_binary(reward, "MAPO")
+    p, mean = group_mean((reward == 1).to(reward.dtype), group), group_mean(reward, group)
     weight = 4 * p * (1 - p) if weighting == "quadratic" else 2 * torch.minimum(p, 1 - p)
     credit = centred(reward, group, degenerate)
     spread = group_std(reward, group).masked_fill(group_count(group) == 1, 1.0)
-    return weight * credit / (spread + epsilon) + (1 - weight) * credit / (p + epsilon)
+    return weight * credit / (spread + epsilon) + (1 - weight) * credit / (mean + epsilon)

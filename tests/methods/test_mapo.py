@@ -6,7 +6,7 @@ from rlent.methods.grpo import group_relative
 from rlent.methods.mapo import mixed
 
 VECTORS = ("mapo",)
-OPTIONS = {"weighting": "quadratic", "epsilon": 1e-6, "degenerate": "zero"}
+OPTIONS = {"strict": True, "weighting": "quadratic", "epsilon": 1e-6, "degenerate": "zero"}
 
 
 def rewards(right, of):
@@ -61,3 +61,12 @@ def test_the_order_of_rows_does_not_matter():
     reward, group = (torch.rand(12, generator=g) < 0.5).double(), torch.arange(12) % 3
     order = torch.randperm(12, generator=g)
     torch.testing.assert_close(mixed(reward[order], group[order], **OPTIONS), mixed(reward, group, **OPTIONS)[order])
+
+
+def test_as_released_accuracy_counts_rewards_of_exactly_one():
+    found = mixed(
+        torch.tensor([1.0, 0.5, 0.5, 0.0], dtype=torch.float64), torch.zeros(4).long(), **{**OPTIONS, "strict": False, "epsilon": 0.0}
+    )
+    # p = 1/4: weight 3/4 of the deviation sqrt(1/6), 1/4 of the mean 1/2
+    want = 0.75 * 0.5 / (1 / 6) ** 0.5 + 0.25 * 0.5 / 0.5
+    assert found.tolist() == pytest.approx([want, 0.0, 0.0, -want])

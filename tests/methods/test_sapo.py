@@ -11,7 +11,7 @@ VECTORS = ("sapo",)
 def one(ratio: float, adv: float, *, tau_pos=2.0, tau_neg=4.0, clamp=None) -> tuple[float, float]:
     logp = torch.tensor([[math.log(ratio)]], dtype=torch.float64, requires_grad=True)
     zero = torch.zeros(1, 1, dtype=torch.float64)
-    loss = soft_gate(logp, zero, zero + adv, tau_pos=tau_pos, tau_neg=tau_neg, clamp=clamp)
+    loss = soft_gate(logp, zero, zero + adv, torch.ones_like(zero).bool(), level="token", tau_pos=tau_pos, tau_neg=tau_neg, clamp=clamp)
     loss.sum().backward()
     return loss.item(), logp.grad.item()
 
@@ -23,7 +23,7 @@ def sigmoid(x: float) -> float:
 def test_agrees_with_the_reference(vector, objective):
     c, logp = vector.config, vector.leaf("logp")
     options = {"tau_pos": c["tau_pos"], "tau_neg": c["tau_neg"], "clamp": c["log_ratio_clamp"]}
-    objective(vector, soft_gate(logp, vector["old_logp"], vector["adv"], **options), logp)
+    objective(vector, soft_gate(logp, vector["old_logp"], vector["adv"], vector["mask"], level="token", **options), logp)
 
 
 @pytest.mark.parametrize("adv", [2.0, -2.0])
@@ -49,3 +49,15 @@ def test_an_advantage_of_zero_has_neither_value_nor_gradient():
 
 def test_beyond_the_clamp_there_is_no_gradient():
     assert one(math.exp(3.0), 1.0, clamp=2.0)[1] == 0.0
+
+
+def test_one_gate_for_a_response_shares_its_gradient_out():
+    logp = torch.tensor([[0.0, 0.4, 9.0]], dtype=torch.float64, requires_grad=True)
+    mask = torch.tensor([[True, True, False]])
+    zero = torch.zeros(1, 3, dtype=torch.float64)
+    loss = soft_gate(logp, zero, zero + 1.0, mask, tau_pos=1.0, tau_neg=1.05, level="response", clamp=None)
+    loss[mask].sum().backward()
+    ratio = math.exp(0.2)
+    s = 1 / (1 + math.exp(-(ratio - 1)))
+    assert loss[0, 0].item() == pytest.approx(-4 * s)
+    assert logp.grad[0].tolist() == pytest.approx([-4 * s * (1 - s) * ratio] * 2 + [0.0])

@@ -81,8 +81,7 @@ def test_every_figure_has_its_numbers_beside_it_and_inside(page: Path) -> None:
 
 def test_the_numbers_are_those_of_the_records(sweep: Path, page: Path) -> None:
     records = [
-        [json.loads(line)["entropy/mean"] for line in (sweep / f"grpo-{s}" / "metrics.jsonl").read_text().splitlines()]
-        for s in (0, 1)
+        [json.loads(line)["entropy/mean"] for line in (sweep / f"grpo-{s}" / "metrics.jsonl").read_text().splitlines()] for s in (0, 1)
     ]
     mean, low, high = (
         float(np.mean([np.mean(r[-5:]) for r in records])),

@@ -16,7 +16,9 @@ SIZES = ["sampler.prompts=4", "sampler.n=4", "sampler.max_tokens=8", "trainer.mi
 
 
 def run(script: str, *arguments: str) -> dict:
-    done = subprocess.run([sys.executable, str(SCRIPTS / script), *arguments], env=environment(), capture_output=True, text=True, timeout=600)
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / script), *arguments], env=environment(), capture_output=True, text=True, timeout=600
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout[done.stdout.index("{\n") :])
 
