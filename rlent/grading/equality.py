@@ -120,7 +120,9 @@ def settle(comparison: Comparison, ask: Callable[[Question], Reply]) -> Outcome:
 
 _YES_STRING = Outcome(True, "string")
 _NO_STRUCTURE = Outcome(False, "structure")
-_CLAUSE = re.compile(r"\s*,?\s*(?:\\text\{\s*,?\s*(?:for|where|with|when|if)\b.*|\b(?:for|where|when)\s+(?:all|some|any|every|[a-z]\b).*)$")
+_CLAUSE = re.compile(
+    r"\s*,?\s*(?:\\text\{\s*,?\s*(?:for|where|with|when|if)\b.*|\b(?:for|where|when)\s+(?:all|some|any|every|[a-z]\b).*|,\s*[a-z]\s*\\in\s*\\mathbb\{[ZN]\}.*)$"
+)
 _ALTERNATIVE = re.compile(r"\b(?:if|otherwise|else|or)\b")
 _UNDONE = re.compile(r"\\(?:int|iint|iiint|oint|sum|prod|lim)(?![A-Za-z])")
 _FLIP = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
@@ -385,12 +387,16 @@ class _Comparer:
                 if ratio is not None:
                     real = ratio is not False and getattr(ratio, "imag", 0) == 0
                     return Outcome(bool(real and (ratio != 0 if ra.ops == ("!=",) else ratio.real > 0)), "equation")
+        if (span_a := _span(sa)) is not None and (span_g := _span(sg)) is not None:  # |x| < 2 and -2 < x < 2
+            return (yield from self.texts(span_a, span_g, depth + 1))
         return (yield from self.ask(a.text, g.text))
 
     # --- symbolic ---------------------------------------------------------------------------------------------------
 
     def ask(self, answer: str, gold: str) -> Comparison:
         if re.search(r"\\(?:ldots|text)(?![A-Za-z])", answer + gold):  # words or dots inside mathematics: only the same text is equal
+            return Outcome(False, "none")
+        if re.search(r"(?<![A-Za-z\\])[A-Za-z]\s*\(\s*0\s*\)", answer + gold):  # the worker would read y(0) as a product
             return Outcome(False, "none")
         if _UNDONE.search(answer) and not _UNDONE.search(gold):  # the question written down again
             return Outcome(False, "symbolic")
@@ -405,6 +411,9 @@ class _Comparer:
 
 def _words(a: Form, g: Form) -> Outcome | None:
     """Step 2: a verdict when the gold is a letter or words, or the answer is words and the gold is not; else None."""
+    letters_a, letters_g = (re.sub(r"[()\s]", "", form.compact.replace("and", ",")) for form in (a, g))
+    if _LETTERS.fullmatch(letters_a) and _LETTERS.fullmatch(letters_g) and ("," in letters_a or "," in letters_g):  # several choices
+        return Outcome(set(letters_a) - {","} == set(letters_g) - {","}, "choice")
     if re.fullmatch(r"[\(\[]?[A-J][\)\]]?[.:]?", g.compact) or (g.quoted and choice(g)) or re.match(r"\([A-J]\)", g.compact):
         letter = choice(g)
         if structure(a.text).__class__ is Relation:
@@ -412,9 +421,6 @@ def _words(a: Form, g: Form) -> Outcome | None:
         return Outcome(choice(a).upper() == letter.upper() != "", "choice")
     if re.fullmatch(r"\([a-j]\)", g.compact):
         return Outcome(choice(a) == choice(g), "choice")
-    several_a, several_g = _LETTERS.fullmatch(a.compact), _LETTERS.fullmatch(g.compact)
-    if several_a and several_g and ("," in g.compact) != ("," in a.compact):  # several choices, with and without commas
-        return Outcome(set(a.compact) - {","} == set(g.compact) - {","}, "choice")
     if g.words:
         if a.words == g.words or _bare_words(a) == _bare_words(g) != "":
             return Outcome(True, "choice")
@@ -444,7 +450,7 @@ def _bare_words(form: Form) -> str:
 
 def _unit_scale(a: Form, g: Form) -> Fraction | None:
     """What one unit of the gold is in units of the answer; 1 when at most one side has a known unit; None: incompatible."""
-    if a.unit is None or g.unit is None or a.unit[:2] == g.unit[:2]:
+    if a.unit is None or g.unit is None or a.unit == g.unit:
         return Fraction(1)
     if a.unit[0] != g.unit[0] or a.unit[2] != g.unit[2]:
         return None
@@ -520,7 +526,7 @@ def _values(relation: Relation, *, loose: bool) -> list[str]:
         first = 1
     elif len(parts) == 2 and ops == ["="] and is_name(parts[1]):
         return [parts[0]]
-    elif _constant_like(parts[0]) or _identity(parts[0], parts[-1]):
+    elif _constant_like(parts[0]) or _identity(parts[0], parts[-1]) or (_UNDONE.search(parts[0]) and parse(parts[-1]) is not None):
         first = 0
     else:
         return []
@@ -594,6 +600,14 @@ def _span(relation: Relation) -> str | None:
             flip = {"[": "]", "(": ")", "]": "[", ")": "("}
             return rf"{flip[right]}-({high}),-({low}){flip[left]} \cup {left}{low},{high}{right}" if m else None
         return f"{left}{low},{high}{right}"
+    if len(parts) == 2 and ops[0] in ("<", "<=") and (inner := _absolute(parts[0]) or _absolute(parts[1])):
+        low = inner != _absolute(parts[0])  # 2 < |x|
+        bound = parts[0] if low else parts[1]
+        x = parse(bound)
+        if x is None or x.symbols or (value := evaluate(x)) is None or not value.real > 0:
+            return None
+        left, right = ("[", "]") if ops[0] == "<=" else ("(", ")")
+        return rf"(-\infty,-({bound}){right} \cup {left}{bound},\infty)" if low else f"{left}-({bound}),{bound}{right}"
     if len(parts) == 2 and ops[0] in ("<", "<="):
         if _bound(parts[1]) and is_name(parts[0]):
             return rf"(-\infty,{parts[1]}{']' if ops[0] == '<=' else ')'}"
@@ -602,6 +616,11 @@ def _span(relation: Relation) -> str | None:
     if len(parts) == 2 and ops == ("!=",) and _bound(parts[1]) and is_name(parts[0]):
         return rf"(-\infty,{parts[1]}) \cup ({parts[1]},\infty)"
     return None
+
+
+def _absolute(text: str) -> str | None:
+    m = re.fullmatch(r"\\?\|\s*([A-Za-z])\s*\\?\|", text)
+    return m[1] if m else None
 
 
 def _bound(text: str) -> bool:

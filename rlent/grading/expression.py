@@ -288,6 +288,8 @@ class _Parser:
                 name += "_" + self.take()
         while self.peek() == "'":
             name += self.take()
+        if self.peek() == "(" and self.peek(1).isdigit() and self.peek(2) == ")":  # I(0) is a value of I, not I times 0
+            name += self.take() + self.take() + self.take()
         self.symbols.add(name)
         return ("sym", name)
 

@@ -16,7 +16,8 @@ import re
 from dataclasses import dataclass
 
 from rlent.grading.base import Mode
-from rlent.grading.normalise import MAX_ANSWER, closing, prepare
+from rlent.grading.expression import parse
+from rlent.grading.normalise import MAX_ANSWER, closing, normalise, prepare
 
 TAIL = 20_000
 
@@ -45,7 +46,7 @@ _ANSWER_IS = re.compile(
     re.IGNORECASE,
 )
 _REMARK = re.compile(
-    r"\s*(?:[,;:]\s*(?:as|since|because|which|where|when|if|so|given|thus|hence|after|by)\b|\(\s*(?:as|since|because|by|see|note|i\.e|e\.g|rounded|which|where|approx)).*$",
+    r"\s*(?:\s(?:because|since)\b|[,;:]\s*(?:as|since|because|which|where|when|if|so|given|thus|hence|after|by)\b|\(\s*(?:as|since|because|by|see|note|i\.e|e\.g|rounded|which|where|approx)).*$",
     re.IGNORECASE | re.DOTALL,
 )
 _ADVERB = re.compile(
@@ -65,7 +66,7 @@ _FORMULA = re.compile(
     re.DOTALL,
 )
 _NUMBER = re.compile(
-    r"(?<![\w.\\])-?\$?(?:\\frac\s*\{\s*-?\d{1,20}\s*\}\s*\{\s*\d{1,20}\s*\}|\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\d,]*\d)|\d{1,200}(?!\d)(?:\.\d{1,200})?(?:[eE][-+]?\d{1,3})?(?:\s*/\s*\d{1,20}(?!\d))?)"
+    r"(?<![\w.\\^_])-?\$?(?:\\frac\s*\{\s*-?\d{1,20}\s*\}\s*\{\s*\d{1,20}\s*\}|\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\d,]*\d)|\d{1,200}(?!\d)(?:\.\d{1,200})?(?:[eE][-+]?\d{1,3})?(?:\s*/\s*\d{1,20}(?!\d))?)"
     r"(?:\s*(?:\\?%|percent(?:age)?\b))?"
 )
 _PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}(?![A-Za-z])")
@@ -169,7 +170,8 @@ def _reduce(text: str) -> str:
         if (first := _FORMULA.match(text)) and text[first.end() : first.end() + 1] in (";", ".", "!"):
             return str(next(filter(None, first.groups())).strip())
         parts = re.split(r"(?<![A-Za-z\\])(?:is|are|equals|be|was)(?![A-Za-z])\s*:?", text)
-        if len(parts) > 1 and parts[-1].strip(" .:"):
+        starts = re.match(r"[-+$\\(\d]", text) is not None
+        if len(parts) > 1 and parts[-1].strip(" .:") and (not starts or re.search(r"[\d$\\]", parts[-1])):
             shorter = _tidy(parts[-1])
             if shorter != text:
                 text = shorter
@@ -207,13 +209,20 @@ def _sentence(text: str) -> str:
     return text
 
 
+def _line(text: str) -> str:
+    """To the end of the line, or of the formula that begins it."""
+    if text.startswith(("\\[", "$$", "\\(")) and (formula := _FORMULA.match(text)):
+        return formula[0] + text[formula.end() :].partition("\n")[0]
+    return text.partition("\n")[0]
+
+
 def _marker(text: str) -> str | None:
     tags = [m[1] for m in _ANSWER_TAG.finditer(text)]
     for content in reversed(tags):
         if not _PLACEHOLDER.match(content):
             return _reduce(content)
     hashes = [m[1] for m in _HASHES.finditer(text)]
-    lines = (text[m.end() : m.end() + MAX_ANSWER + 1].partition("\n")[0] for m in reversed(list(_ANSWER_HERE.finditer(text))))
+    lines = (_line(text[m.end() : m.end() + MAX_ANSWER + 1]) for m in reversed(list(_ANSWER_HERE.finditer(text))))
     for hits in (reversed(hashes), lines):
         for hit in hits:
             if (tidy := _tidy(hit)) and not _PLACEHOLDER.match(tidy):
@@ -234,6 +243,8 @@ def _anything(text: str) -> str | None:
         and "$" not in stripped
         and "\n" not in stripped
     ):
+        return stripped
+    if len(stripped) <= 80 and (value := parse(normalise(stripped).text)) is not None and not value.symbols:
         return stripped
     spans: list[tuple[int, str]] = []
     covered: list[tuple[int, int]] = []

@@ -142,6 +142,7 @@ _FONT_GROUP = re.compile(r"\{\s*\\(?:rm|bf|it|sf)\s+([^{}]*)\}")
 _MIXED_GROUPS = re.compile(r"(?<!\d)\d{1,3}\{,\}\d{3}(?:(?:\{,\}|,)\d{3})*(?!\d)")
 _INFIX = re.compile(r"\{([^{}]*)\\(choose|over)(?![A-Za-z])([^{}]*)\}")
 _CURRENCY = re.compile(r"^(?:US|USD|EUR|GBP|INR|Rs\.?)\s*(?=\d)")
+_UNIT_QUOTIENT = re.compile(r"\\text\{\s*([A-Za-z]+)\s*\}\s*/\s*\\text\{\s*([A-Za-z]+)\s*\}")
 _LEAD = re.compile(r"^\\text\{[^{}]*(?:\b(?:is|are|equals)|:|=)\s*\}\s*:?\s*(?=[^\s])")
 _PHANTOM = re.compile(r"\\(?:[hv]?phantom|hspace\*?|vspace\*?|label|tag\*?|color|textcolor)\{[^{}]*\}")
 _RENAME = {
@@ -395,6 +396,8 @@ def _drop_unit(text: str) -> tuple[str, tuple[str, Fraction, int] | None]:
     head = head.rstrip("\\").rstrip()
     if not words or not _is_value(head) or re.search(r"\d", re.sub(r"[A-Za-z]\^?\{?-?[1-4]\}?", "", words)):
         return text, None
+    if (clock := words.replace(".", "").replace(" ", "").lower()) in ("am", "pm"):
+        return head, (clock, Fraction(1), 1)
     parts = [w for w in re.split(r"[\s/.^\d{}()-]+", words) if w]
     if not parts or any(w.lower() in _NUMBER_WORDS for w in parts):
         return text, None
@@ -443,6 +446,8 @@ def normalise(text: str, decimal_comma: bool = False) -> Form:
     text = re.sub(r"\*\*(?=\S)(.*?)(?<=\S)\*\*$", r"\1", text) if text.startswith("**") else text
     text = _SIZES.sub("", text)
     text = _FONT.sub(" ", _FONT_GROUP.sub(r"\\text{\1}", text))
+    text = re.sub(r"\\(mathbf|mathrm|boldsymbol)\s+([A-Za-z])(?![A-Za-z])", r"\\\1{\2}", text).replace("\\'", "'")
+    text = re.sub(r"\\(max|min)\s*\\\{([^{}]*)\\\}", r"\\\1(\2)", text)
     text = re.sub(r"\^?\s*\\degrees?(?![A-Za-z])", r"^\\circ ", text).replace("\\&", " , ").replace("{:}", ":")
     text = re.sub(r"\\(?:mathbb|Bbb)\s*([A-Z])(?![A-Za-z])|\\([RZNQC])(?![A-Za-z])", lambda m: rf"\mathbb{{{m[1] or m[2]}}}", text)
     text = re.sub(r"\\\$|\\(?:euro|pounds|yen)(?![A-Za-z])|[€£¥₹]", "", text)
@@ -454,6 +459,7 @@ def normalise(text: str, decimal_comma: bool = False) -> Form:
     text = _SPACES.sub(" ", text)
     text = re.sub(r"\\([A-Za-z]+)", lambda m: _rename(m[1]), text)
     text = _unwrap_text(text)
+    text = _UNIT_QUOTIENT.sub(r"\\text{\1/\2}", text)
     text = _LEAD.sub("", text)
     if "\\choose" in text or "\\over" in text:
         text = _INFIX.sub(lambda m: rf"\{'binom' if m[2] == 'choose' else 'frac'}{{{m[1].strip()}}}{{{m[3].strip()}}}", text)

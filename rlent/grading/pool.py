@@ -61,7 +61,7 @@ class _Worker:
                 process_group=0,  # a Ctrl-C is for the caller, who may want to finish what is begun
             )
         self.pipe: Connection[Any, Any] = ours
-        self.ready = False
+        self.ready = self.full = False
         self.task: _Task | None = None
         self.done = 0
         self.sent = self.begun = 0.0
@@ -115,6 +115,7 @@ class _Worker:
         """(reply, seconds of processor time); the reply is None when the worker is gone."""
         try:
             message = json.loads(self.pipe.recv_bytes())
+            self.full = bool(message.get("full"))
             return str(message["reply"]), float(message["seconds"])
         except (EOFError, OSError, ValueError, KeyError):
             return None, 0.0
@@ -263,7 +264,7 @@ class Pool:
             self._postpone(task, batch, late, seconds)
         else:
             batch.answer(task, reply, seconds)  # type: ignore[arg-type]
-        if worker.done >= RECYCLE:
+        if worker.done >= RECYCLE or worker.full:
             self._replace(worker)
         return saved
 

@@ -10,7 +10,7 @@ nothing a model wrote can hold it, keep it or use it:
   string can not become code whatever a library does with it.
 
 Message: {"answer", "gold", "soft", "hard"} (LaTeX; seconds). Reply: {"reply": equal | different | unparsed |
-gold_unparsed | timeout | memory, "seconds": processor time}.
+gold_unparsed | timeout | memory, "seconds": processor time, "full": the worker holds too much memory and ends}.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from types import FrameType
 from typing import Any
 
 MEMORY = 2 << 30  # bytes of address space
+RECYCLE_AT = 1 << 30  # bytes held: the worker answers and ends
 PATIENCE = 4  # on a crowded machine a question may take this many times its limit by the clock, if the processor was not given to it
 _CHECK_DIGITS = 30
 _FORBIDDEN = (
@@ -95,6 +96,15 @@ def _limit_processor(seconds: float) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
+
+
+def _held() -> int:
+    """Bytes of memory this process holds; 0 where the system does not tell."""
+    try:
+        with open("/proc/self/statm", "rb") as f:
+            return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def _guard(event: str, args: tuple[Any, ...]) -> None:
@@ -244,8 +254,9 @@ def serve(connection: Connection) -> None:
         except OutOfTime:
             signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        connection.send_bytes(json.dumps({"reply": reply, "seconds": time.process_time() - begun}).encode())
-        if reply == "memory":
+        full = _held() > RECYCLE_AT
+        connection.send_bytes(json.dumps({"reply": reply, "seconds": time.process_time() - begun, "full": full}).encode())
+        if reply == "memory" or full:
             return
 
 

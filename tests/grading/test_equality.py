@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from rlent.grading.base import GradePolicy
 from rlent.grading.equality import Outcome, Question, Reply, compare, settle
+from rlent.grading.extract import extract
 
 
 def outcome(answer: str, gold: str, policy: GradePolicy = GradePolicy()) -> Outcome:
@@ -87,6 +88,47 @@ EQUAL = [
     (r"x \leq -1 \text{ or } x\ge 3", r"(-\infty,-1]\cup[3,\infty)", "two relations answered by a union"),
     ("1/3", r"x=1/3\approx0.33", "the value stands before the rounding"),
     ("2", r"\left| 3 - 5 \right| = 2", "the end of a calculation"),
+    ("8.24", r"\approx 8.24 \text{ mph}", "a sign of rounding in front"),
+    ("1000000", r"1{,}000,000", "two kinds of thousands"),
+    ("5", "5 in.", "inches"),
+    ("5", "5 m/s", "a quotient of units"),
+    (r"3\times 10^8", r"3.00 \times 10^{8} \mathrm{~m} / \mathrm{s}", "a quotient of units, typeset"),
+    ("5", "5 degrees Celsius", "a temperature"),
+    ("5", "USD 5", "a currency in front"),
+    ("42", r"\bf 42", "an old font switch"),
+    ("42", r"\large{42}", "a size"),
+    ("42", r"42\text{.}", "a full stop as text"),
+    ("42", r"\text{The answer is }42", "words before the value"),
+    (r"\binom{5}{2}", r"{5 \choose 2}", "a binomial of plain TeX"),
+    (r"\frac{3}{4}", r"{3 \over 4}", "a fraction of plain TeX"),
+    ("60", r"60\degree", "a command for degrees"),
+    ("12:30", r"12{:}30", "a braced colon"),
+    ("3:2", "6:4", "a ratio in lower terms"),
+    ("1:2", "1 to 2", "a ratio in words"),
+    (r"\infty", r"\text{infinity}", "infinity in words"),
+    (r"\mathbb{R}", r"\text{all real numbers}", "the real numbers in words"),
+    (r"\mathbb{R}", r"\mathbb R", "a letter without braces"),
+    (r"\emptyset", r"\varnothing", "two signs for nothing"),
+    ("1, 2", r"\text{1 and 2}", "a list as text"),
+    ("1 and 2", r"1 \& 2", "an ampersand"),
+    (r"\{x|x>1\}", r"\{x : x > 1\}", "a set by a condition, with another bar"),
+    (r"(1,\infty)", r"\{x \mid x>1\}", "an interval as a set by a condition"),
+    ("(a,b)=(1,2)", "b=2, a=1", "names and values apart"),
+    ("a=1, b=2", "(a,b)=(1,2)", "names and values together"),
+    ("a=1, b=2", "(1,2)", "values of names, as a pair"),
+    ("x=1, y=2", r"\begin{cases}x=1\\y=2\end{cases}", "a system"),
+    ("(-5,0),(5,0)", r"(\pm 5, 0)", "two points in one"),
+    ("|x|<2", "(-2,2)", "an absolute value as an interval"),
+    ("|x|<2", "-2<x<2", "an absolute value as a chain"),
+    (r"|x|\ge 2", r"(-\infty,-2]\cup[2,\infty)", "outside an absolute value"),
+    (r"k\pi, k\in\mathbb{Z}", r"k\pi", "where a letter runs"),
+    ("D", r"\text{Option D}", "a choice with its word"),
+    ("D", "D: 7", "a choice with its text"),
+    ("A,C", "AC", "several choices without commas"),
+    (r"\text{(A), (C)}", "C and A", "several choices in dress"),
+    (r"\frac{1}{2}", r"\int_0^1 x \, dx = \frac{1}{2}", "a calculation that ends in the value"),
+    ("I(0) e^{-t}", r"e^{-t} I(0)", "a value of a function is one symbol"),
+    (r"9\text{ a.m.}", "9", "a time of day without its half"),
 ]
 
 DIFFERENT = [
@@ -134,6 +176,22 @@ DIFFERENT = [
     ("1, 2, \\ldots, n", r"1, 3, 5, \ldots, 2n-1", "dots are not read"),
     ("10^{10^{10^{10}}}", "10^{10}", "a tower is only equal to itself"),
     ("55", r"\sum_{k=1}^{10} k", "the question is not its answer"),
+    ("42", r"42 \text{(or 43)}", "a second candidate in a remark"),
+    ("42", r"42 \text{ if } x>0, 43 \text{ otherwise}", "a case distinction"),
+    ("42", r"42 \approx 43", "a whole number is not rounded to another"),
+    ("42", r"43 \approx 42", "nor the other way"),
+    ("5", "5 dozen", "a dozen is a number"),
+    ("3:2", "2:3", "a ratio turned round"),
+    ("9\\text{ a.m.}", "9\\text{ p.m.}", "the other half of the day"),
+    (r"15\text{ cm}^2", r"15\text{ cm}^3", "another power of a unit"),
+    ("I(0) e^{-t}", "I(0) e^{t}", "a value at zero is not zero"),
+    ("|x|<2", "(-2,2]", "a closed end of an absolute value"),
+    (r"|x|<2", "2<x", "outside an absolute value"),
+    ("a=1, b=2", "(2,1)", "a pair of values in the wrong order"),
+    (r"(1,\infty)", r"\{x \mid x \ge 1\}", "a condition with another end"),
+    ("A,C", "ABC", "one choice too many"),
+    ("D", "Option C", "another option"),
+    (r"\mathbb{R}", r"\text{all real numbers except } 0", "all but one"),
 ]
 
 
@@ -234,6 +292,20 @@ def test_dress_changes_nothing(a: str) -> None:
     for other in dressed:
         assert outcome(other, a).correct, other
         assert outcome(a, other).correct, other
+
+
+@given(answers)
+@settings(max_examples=60, deadline=None)
+def test_a_box_and_a_sentence_around_it_change_nothing(a: str) -> None:
+    for response in (
+        rf"\boxed{{{a}}}",
+        rf"so $x = \boxed{{ {a} }}$.",
+        rf"\fbox{{{a}}}",
+        rf"\boxed{{1}} no: \boxed{{{a}}}",
+        rf"\boxed{{{a}}} (see \boxed{{}})",
+    ):
+        found = extract(response)
+        assert found is not None and outcome(found, a).correct, response
 
 
 @given(numbers, numbers)

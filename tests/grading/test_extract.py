@@ -32,6 +32,10 @@ BOX = [
     ("the answer is 42", None, "no box"),
     ("", None, "nothing"),
     (r"The \boxed method gives 7", None, "a command in the text"),
+    (r"\boxed{42} \boxed{\text{...}}", "42", "dots as text are a placeholder"),
+    (r"\boxed{42}. Write it as \boxed{answer}.", "42", "so is the word answer"),
+    (r"\boxed{185\}", "185\\", "a brace that was escaped by mistake"),
+    (r"\boxed{\{1,2\}", None, "a set whose box never closes"),
 ]
 
 MARKER = [
@@ -46,6 +50,35 @@ MARKER = [
     ("Final Answer: The final answer is $(0, 0)$. I hope it is correct.", "$(0, 0)$", "the few-shot sentence"),
     (r"Answer: \boxed{3} or 4", "3", "a box comes first"),
     ("I got 42", None, "no marker"),
+    ("<think>Answer: 41</think>Answer: 42", "42", "the last of two on one line"),
+    ("Answer:\n\n42", "42", "a line below"),
+    ("Answer:\n\\[\n\\frac{1}{2}\n\\]", "\\[\n\\frac{1}{2}\n\\]", "a display below"),
+    ("### Final Answer\n\n42", "42", "a heading"),
+    ("**Final Answer**\n\\(42\\)", r"\(42\)", "a bold heading"),
+    ("Answer = 42", "42", "an equals sign"),
+    ("the answer to the question is 42", "42", "what it answers"),
+    ("The answer must be 42.", "42", "another verb"),
+    ("So the answer is 42, as desired.", "42", "a remark after a comma"),
+    ("Answer: 42 (since 6*7=42)", "42", "a remark in parentheses"),
+    ("The answer is B because of this.", "B", "a reason"),
+    ("The final answer is therefore 42.", "42", "an adverb"),
+    ("The answer is 10 dollars and it is final.", "10", "a second clause"),
+    ("The answer is $41$; the wrong answer would be $42$.", "41", "a second sentence"),
+    ("Answer: 5!", "5!", "a factorial"),
+]
+
+HEDGED = [
+    "The answer is not 42.",
+    "The answer is 41, not 42.",
+    "The answer is unknown; maybe 42",
+    "Answer: I do not know. 42?",
+    "Answer: any number such as 42",
+    "Answer: more than 42",
+    "The answer is at least 42.",
+    "The answer is between 41 and 42",
+    "The answer is either 41 or 42",
+    "The answer is $41$ or maybe $42$",
+    "Answer: 41 (not 42)",
 ]
 
 ANY = [
@@ -56,6 +89,8 @@ ANY = [
     ("The result is 1,000.", "1,000", "thousands"),
     ("__import__('os').system('x') or 0", None, "code"),
     ("no idea", "no idea", "a short text is its own answer"),
+    ("sqrt(2)", "sqrt(2)", "a formula in plain text"),
+    ("It grows from 3 people as x^5 does, in the end", "3", "an exponent is not a number of its own"),
 ]
 
 
@@ -69,6 +104,11 @@ def test_marker(response: str, answer: str | None, why: str) -> None:
     assert extract(response, "marker") == answer, why
     if answer is None or "boxed" not in response:
         assert extract(response, "box") is None, "a marker does not count in box mode"
+
+
+@pytest.mark.parametrize("response", HEDGED)
+def test_a_number_that_is_taken_back_or_bounded_is_not_the_answer(response: str) -> None:
+    assert extract(response, "marker") != "42"
 
 
 @pytest.mark.parametrize(("response", "answer", "why"), ANY, ids=[row[2] for row in ANY])
