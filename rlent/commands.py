@@ -102,7 +102,9 @@ def _train(run: Any) -> int:
                 f"step {run.step}: another rank has ended, or did not answer within scale.timeout = {run.recipe['scale']['timeout']:g} s ({said}); "
                 f"its own output says why. Earlier checkpoints are whole; continue with: {run.folder.resume_command}"
             ) from error
-        if run.stopped and run.world.leads:
+        if run.early and run.world.leads:
+            run.tracker.say(f"ended after step {run.done} of {run.total}, {run.early}; to go on all the same: {run.folder.resume_command}")
+        elif run.stopped and run.world.leads:
             run.tracker.say(f"{run.stopped} after step {run.done}; continue with: {run.folder.resume_command}")
         elif run.world.leads:
             run.tracker.say(f"done: {run.folder.path}; next: rlent eval --pass-at-k 64 run={run.folder.path}")

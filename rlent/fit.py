@@ -86,7 +86,11 @@ class LiveLaw:
             self.entropy.append(metrics[ENTROPY])
             self.score.append(self.waiting)
         self.waiting = metrics.get(SCORE)
-        if self.acting or self.waiting is None or len(self.score) < FEW_POINTS:
+        return {} if self.waiting is None else self.coefficients()
+
+    def coefficients(self) -> dict[str, float]:
+        """`law/*` of the pairs so far; empty for a run with an intervention, with too few points, or with a fit that is in doubt."""
+        if self.acting or len(self.score) < FEW_POINTS:
             return {}
         try:
             law = fit_law(self.entropy, self.score)

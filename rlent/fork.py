@@ -24,7 +24,7 @@ from rlent.errors import CheckpointError, RecipeError, RunExists, UsageError
 from rlent.folder import RunFolder
 from rlent.recipe import Recipe
 from rlent.track.record import read_rows
-from rlent.track.tracker import METRICS, SAMPLES, TIMINGS
+from rlent.track.tracker import BUDGET, METRICS, SAMPLES, TIMINGS
 
 METHOD = ("advantage", "shape", "loss", "regularize", "control", "probe", "models")
 """Blocks that are the method: a branch with another recipe does not take the parent's overrides in them."""
@@ -32,7 +32,7 @@ METHOD = ("advantage", "shape", "loss", "regularize", "control", "probe", "model
 FIXED = ("model.", "data.")
 """What a checkpoint cannot go on without."""
 
-MOVABLE = ("trainer.steps", "trainer.max_time", "checkpoint.", "track.", "scale.")
+MOVABLE = ("trainer.steps", "trainer.max_time", "checkpoint.", "track.", "scale.", "stop.")
 """Settings that a resumed parent may have changed: branches take the value it had last."""
 
 
@@ -314,7 +314,7 @@ def make(branch: Branch, parent: Parent, at: int) -> None:
             f"the checkpoint of step {at} of '{parent.path}' could not be copied ({error}); was it just replaced?"
         ) from error
     (kept / "state.json").write_text(json.dumps(state, indent=1))
-    for name in (METRICS, TIMINGS, SAMPLES):
+    for name in (METRICS, TIMINGS, SAMPLES, BUDGET):
         if (parent.path / name).is_file():
             (partial / name).write_bytes(_until(parent.path / name, at))
     folder = RunFolder(partial)

@@ -36,6 +36,7 @@ from rlent.settings import BLOCKS
 BUILT = ("data", "engine")  # blocks built from a class that they name
 CHANGEABLE = ("data", "decode", "engine", "eval", "scale", "track")  # groups that may be chosen anew for a recipe that was composed before
 CARD = "recipe"
+EXPERIMENT = "experiment"  # a list of jobs, not a part of a recipe
 
 
 def _toy(tiny: Any, real: Any, *, _root_: Any) -> Any:
@@ -122,7 +123,7 @@ def load(overrides: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()) 
 def from_config(config: Mapping[str, Any], *, name: str = "", config_dirs: Sequence[str | Path] = ()) -> Recipe:
     """The recipe of a run folder: its composed configuration, checked again."""
     dirs = _user_dirs([d for d in config_dirs if Path(d).is_dir()])
-    tree = OmegaConf.create(dict(config))
+    tree = OmegaConf.create({"stop": {"on": [], "collapse": 0.2, "explosion": 1.0}, **config})  # runs from before there was such a block
     return _finish(tree, {}, {}, [], [str(d) for d in dirs], [], name=name)
 
 
@@ -214,6 +215,8 @@ def _check_pick(pick: Override, menus: dict[str, dict[str, Path]]) -> list[str]:
     group = pick.key_or_group.split("@")[0]
     if pick.is_sweep_override():
         return [f"{group}: '{pick.input_line}' is a sweep; add -m to run one job for each value"]
+    if group == EXPERIMENT:
+        return [f"{group}: '{pick.input_line}' is a list of jobs; add -m to run them"]
     if pick.is_delete():
         return []
     value = pick.value()

@@ -89,7 +89,8 @@ class Run:
         self.began = time.monotonic()
         self.total = int(config["trainer"]["steps"])
         self.done = 0
-        self.stopped: str | None = None
+        self.stopped: str | None = None  # why the run stops; it can be resumed
+        self.early: str | None = None  # why it ends before its last step, by its recipe
         self.step = 0
         self.seed = int(config["seed"])
         _threads(config["scale"])
@@ -135,7 +136,7 @@ class Run:
         )
         self.tokens = 0
         self._texts: dict[int, str] = {}
-        self.alarms = Alarms()
+        self.alarms = Alarms(collapse=float(config["stop"]["collapse"]), explosion=float(config["stop"]["explosion"]))
         self.law = LiveLaw(config)
         self.kept: frozen.Kept | None = None
 
@@ -223,10 +224,10 @@ class Run:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        state = "finished" if self.done >= self.total else "stopped"
+        state = "finished" if self.done >= self.total or self.early else "stopped"
         if error is not None and not isinstance(error, KeyboardInterrupt):
             state = "failed"
-        self.close(state, str(error) if error else self.stopped or "")
+        self.close(state, str(error) if error else self.early or self.stopped or "")
 
     def close(self, state: str, reason: str = "") -> None:
         """End the run: the model is exported when it finished, trackers are closed, the folder is released."""
@@ -235,6 +236,7 @@ class Run:
                 self._export()
             if self.world.leads:
                 self.folder.status(state, self.done, reason)
+                self.tracker.summary(self.law.coefficients())
             self.tracker.finish(state)
         finally:
             for grader in {id(g): g for g in (self.grader, *(b.grader for b in self.benches))}.values():
@@ -267,7 +269,7 @@ class Run:
             while self.done < self.total:
                 self._check_time()
                 self.stopped = self.world.first(self.stopped)
-                if self.stopped:
+                if self.stopped or self.early:
                     self._save()
                     return
                 self.step = self.done + 1
@@ -448,15 +450,20 @@ class Run:
             self.tokens += int(found["tokens/step"])
             found["tokens/total"] = float(self.tokens)
             acting = (*self.plan.nodes["shape"], *self.plan.nodes["regularize"])
-            for warning in self.alarms.look(self.step, found, {f"effect/{node.name}": node.path for node in acting}):
-                self.tracker.say(warning)
-        return dict(self.world.broadcast(found))
+            for alarm in self.alarms.look(self.step, found, {f"effect/{node.name}": node.path for node in acting}):
+                self.tracker.alarm(alarm.name, alarm.text)
+                if alarm.name in self.recipe["stop"]["on"]:
+                    self.early = f"stop.on={alarm.name}: {alarm.text}"
+            found.update(self.alarms.states())
+        found, self.early = self.world.broadcast((found, self.early))
+        return dict(found)
 
     def every(self, step: int, metrics: dict[str, float], scored: Batch) -> None:
         """pass@k when due; metrics.jsonl, W&B and the console; a checkpoint when due."""
         config = self.recipe.config
         due = config["eval"]["every"]
-        if due and (step % due == 0 or step == self.total):
+        last = step == self.total or self.early is not None
+        if due and (step % due == 0 or last):
             with self.clock.lap("eval"):
                 metrics = {**metrics, **self.evaluate()}
         metrics = {**metrics, **self.law.see(metrics)}
@@ -467,7 +474,7 @@ class Run:
             self.tracker.step(step, metrics, seconds=seconds, total=self.total, samples=samples, budget=self._account())
         self.done = step
         saving = config["checkpoint"]["every"]
-        if step == self.total or (saving and step % saving == 0):
+        if last or (saving and step % saving == 0):
             self._save()
 
     def _account(self) -> dict[str, Any] | None:

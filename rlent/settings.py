@@ -38,6 +38,13 @@ class Objective:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Stop:
+    on: list[Literal["collapse", "explosion"]]
+    collapse: Share
+    explosion: Positive
+
+
+@dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     every: Count
     keep: PositiveCount
@@ -112,6 +119,8 @@ class Track:
     samples_every: Count
     samples: Count
     console: Literal["auto", "plain", "rich", "off"]
+    tensorboard: bool = False
+    trackio: bool = False
     ledger: Mapping[str, Any]
     keep_batches: Count
 
@@ -120,6 +129,7 @@ BLOCKS: dict[str, type] = {
     "run": Run,
     "trainer": Trainer,
     "objective": Objective,
+    "stop": Stop,
     "checkpoint": Checkpoint,
     "scale": Scale,
     "model": Model,

@@ -14,25 +14,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
-from hydra.core.hydra_config import HydraConfig
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
-from rlent import launch
+from rlent import experiment, launch
 from rlent.errors import RecipeError, UsageError
-from rlent.recipe import groups, load, parse, recipes_dir
+from rlent.recipe import load, parse, recipes_dir
 
 _LONGEST = 160  # letters of a folder's name; file systems take 255
-_ENV_DIRS = "RLENT_SWEEP_CONFIG_DIRS"
+JOBS = "jobs.json"  # in the sweep's folder: the name and the arguments of each job
+_ENV_DIR, _NUMBER = "RLENT_SWEEP_DIR", "sweep_job"
 
 
 def jobs(overrides: Sequence[str]) -> list[list[str]]:
     """The overrides of each job: the product of the swept values, in Hydra's order."""
-    plain = [o for o in parse(overrides) if not _is_hydra(o.key_or_group)]
-    batches = BasicSweeper.split_arguments(plain, max_batch_size=None)
-    return [list(job) for job in batches[0]]
+    return experiment.product([o for o in parse(overrides) if not _is_hydra(o.key_or_group)])
 
 
 def job_name(job: Sequence[str], fixed: Sequence[str]) -> str:
@@ -51,34 +49,39 @@ def run(overrides: Sequence[str], config_dirs: Sequence[str] = (), *, dry_run: b
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError("-m starts its jobs itself and cannot run under torchrun; use one torchrun for each run, or scale=gpus8")
-    found = jobs(overrides)
-    fixed = [o.input_line for o in parse(overrides) if not o.is_sweep_override()]
+    plain = [o for o in overrides if not _is_hydra(parse([o])[0].key_or_group)]
+    if name := experiment.named(plain):
+        listed = [(job_name(job.own, []), job.overrides) for job in experiment.expand(name, plain, config_dirs)]
+    else:
+        fixed = [o.input_line or "" for o in parse(plain) if not o.is_sweep_override()]
+        listed = [(job_name(job, fixed), job) for job in jobs(plain)]
     problems: list[str] = []
-    for job in found:
+    for name, job in listed:
         try:
             load(job, config_dirs)
         except RecipeError as error:
-            problems.extend(f"{job_name(job, fixed)}: {p}" for p in error.problems)
+            problems.extend(f"{name}: {p}" for p in error.problems)
+    names = [name for name, _ in listed]
+    problems.extend(f"{name}: two jobs have this name; a sweep's values must differ" for name in names if names.count(name) > 1)
     if problems:
         raise RecipeError(problems)
     folder = sweep_dir(overrides)
-    names = [job_name(job, fixed) for job in found]
-    print(f"{len(found)} jobs in {folder}")
+    print(f"{len(listed)} jobs in {folder}")
     for name in names:
         print(f"  {name}  {state(folder / name)}")
     if dry_run:
         return 0
-    menus = groups(config_dirs)
-    passed = [_for_hydra(o.input_line, o.key_or_group, menus) for o in parse(overrides)]
-    search = create_config_search_path(str(recipes_dir().resolve()))
-    for directory in config_dirs:
-        search.append("user", f"file://{Path(directory).resolve()}")
-    os.environ[_ENV_DIRS] = json.dumps([str(Path(d).resolve()) for d in config_dirs])
+    folder.mkdir(parents=True, exist_ok=True)
+    dirs = [argument for d in config_dirs for argument in ("--config-dir", str(Path(d).resolve()))]
+    (folder / JOBS).write_text(json.dumps([{"name": name, "arguments": [*dirs, *job]} for name, job in listed], indent=1))
+    os.environ[_ENV_DIR] = str(folder.resolve())
+    hydra = [o for o in overrides if _is_hydra(parse([o])[0].key_or_group)]
     quiet = ["hydra.output_subdir=null", "hydra/job_logging=disabled", "hydra/hydra_logging=disabled", "hydra.sweep.subdir=."]
-    own = [] if any(o.startswith("hydra.sweep.dir") for o in overrides) else [f"hydra.sweep.dir={_quote(str(folder))}"]
-    os.environ["RLENT_SWEEP_FIXED"] = json.dumps(fixed)
-    os.environ["RLENT_SWEEP_DIR"] = str(folder)
-    Hydra.create_main_hydra2("rlent", search).multirun("config", _job, [*quiet, *own, *passed], with_log_configuration=False)
+    own = [] if any(o.startswith("hydra.sweep.dir") for o in hydra) else [f"hydra.sweep.dir={_quote(str(folder))}"]
+    search = create_config_search_path(str(recipes_dir().resolve()))
+    numbers = f"++{_NUMBER}={','.join(map(str, range(len(listed))))}"
+    GlobalHydra.instance().clear()
+    Hydra.create_main_hydra2("rlent", search).multirun("config", _job, [*quiet, *own, *hydra, numbers], with_log_configuration=False)
     states = {name: state(folder / name) for name in names}
     print("\n".join(f"  {name}  {s}" for name, s in states.items()))
     return 0 if all(s == "finished" for s in states.values()) else 1
@@ -91,7 +94,8 @@ def sweep_dir(overrides: Sequence[str]) -> Path:
             return Path(str(override.value()))
     text = " ".join(sorted(o for o in overrides if not o.startswith("hydra")))
     swept = sorted(o.key_or_group.split(".")[-1] for o in parse(overrides) if o.is_sweep_override())
-    return Path("outputs") / "sweeps" / f"{'-'.join(swept) or 'single'}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
+    name = experiment.named([o for o in overrides if not o.startswith("hydra")]) or "-".join(swept) or "single"
+    return Path("outputs") / "sweeps" / f"{name}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
 
 
 def state(folder: Path) -> str:
@@ -106,18 +110,15 @@ def state(folder: Path) -> str:
 
 def _job(config: DictConfig) -> Any:
     """One job, in the launcher's process: start or resume the child, unless it is done."""
-    task = [o for o in HydraConfig.get().overrides.task if not _is_hydra(o)]
-    fixed = json.loads(os.environ["RLENT_SWEEP_FIXED"])
-    plain = [re.sub(r"^\+\+", "", o) for o in task]
-    name = job_name([o for o in plain if o not in [re.sub(r"^\++", "", f) for f in fixed]], [])
-    folder = Path(os.environ["RLENT_SWEEP_DIR"]) / name
+    sweep = Path(os.environ[_ENV_DIR])
+    job = json.loads((sweep / JOBS).read_text())[int(config[_NUMBER])]
+    folder = sweep / job["name"]
     now = state(folder)
     if now == "finished":
         return 0
-    dirs = [argument for d in json.loads(os.environ.get(_ENV_DIRS, "[]")) for argument in ("--config-dir", d)]
-    more = ["--resume", str(folder)] if now != "new" else [*plain, f"run.dir={_quote(str(folder))}"]
-    print(f"--- {name}", flush=True)
-    code = launch.child(["train", *dirs, *more])
+    print(f"--- {job['name']}", flush=True)
+    more = ["--resume", str(folder)] if now != "new" else [*job["arguments"], f"run.dir={_quote(str(folder))}"]
+    code = launch.child(["train", *more])
     if code == 130:  # a Ctrl-C is for the sweep, too; the same command continues it
         raise KeyboardInterrupt
     return code
@@ -125,13 +126,6 @@ def _job(config: DictConfig) -> Any:
 
 def _is_hydra(key: str) -> bool:
     return key.lstrip("+~").startswith(("hydra.", "hydra/"))
-
-
-def _for_hydra(text: str, key: str, menus: Any) -> str:
-    """An override as Hydra takes it: values are added if need be, because rlent has checked them already."""
-    if _is_hydra(key) or key.split("@")[0] in menus or text.startswith(("+", "~")):
-        return text
-    return f"++{text}"
 
 
 def _quote(text: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from runs import SMALL, lines, rlent, started, train, wait_for
 
-from rlent import sweep
+from rlent import commands, experiment, sweep
 from rlent.errors import RecipeError, UsageError
 
 
@@ -78,3 +78,88 @@ def test_submitits_launcher_runs_the_same_jobs(tmp_path: Path) -> None:
     alone = train(tmp_path / "alone", "seed=1", "trainer.steps=2")
     assert (alone / "metrics.jsonl").read_bytes() == (tmp_path / "sweep" / "seed=1" / "metrics.jsonl").read_bytes()
     assert "--- " not in rlent("train", "-m", "seed=0,1", *options, *sweeping, cwd=tmp_path).stdout, "done jobs are skipped"
+
+
+# --- experiments -----------------------------------------------------------------------------------------------------
+
+
+def names(overrides: list[str], **options: object) -> list[str]:
+    return [sweep.job_name(job.own, []) for job in experiment.expand("entropy_mechanism", overrides, **options)]  # type: ignore[arg-type]
+
+
+def test_the_papers_comparison_is_every_line_with_its_grid_and_every_seed() -> None:
+    found = names([])
+    assert len(found) == len(set(found)) == 12 * 3
+    assert found[:4] == ["recipe=grpo,seed=0", "recipe=grpo,seed=1", "recipe=grpo,seed=2", "recipe=cliphigher,seed=0"]
+    assert "recipe=kl,regularize.kl.coef=0.05,seed=2" in found
+
+
+def test_an_experiment_is_sized_for_its_model() -> None:
+    real = experiment.expand("entropy_mechanism", ["model=qwen2_5_7b"])
+    assert len(real) == 12 and "recipe=entropybonus,regularize.entropy.coef=0.005" in [sweep.job_name(j.own, []) for j in real]
+    assert {"optim.lr=5e-07", "sampler=dynamic", "seed=0", "model=qwen2_5_7b"} <= set(real[0].overrides) | {"optim.lr=5e-07"}
+    toy = experiment.expand("entropy_mechanism", [])
+    assert "sampler=group" in toy[0].overrides and "optim.lr=0.0001" in toy[0].overrides
+
+
+def test_the_command_line_replaces_values_and_chooses_lines() -> None:
+    assert names(["recipe=grpo,klcov", "seed=5", "trainer.steps=2"]) == ["recipe=grpo", "recipe=klcov"]
+    (job,) = experiment.expand("entropy_mechanism", ["recipe=grpo", "seed=5", "trainer.steps=2"])
+    assert job.overrides.count("seed=5") == 1 and "trainer.steps=600" not in job.overrides and "trainer.steps=2" in job.overrides
+    assert len(names(["recipe=kl", "regularize.kl.coef=0.3", "seed=0"])) == 1
+
+
+def test_what_an_experiment_cannot_be_is_said() -> None:
+    with pytest.raises(RecipeError, match="there is no 'entropy_mechanisms'; did you mean 'entropy_mechanism'"):
+        sweep.run(["+experiment=entropy_mechanisms"])
+    with pytest.raises(RecipeError, match="no line has recipe=siren"):
+        sweep.run(["+experiment=entropy_mechanism", "recipe=siren"])
+    with pytest.raises(RecipeError, match="is a list of jobs; add -m"):
+        commands.train(["+experiment=entropy_mechanism"])
+
+
+def test_every_job_of_the_shipped_experiments_composes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "p.jsonl"
+    data.write_text('{"prompt": "1+1", "answer": "2"}\n')
+    for more in ([], ["model=qwen2_5_7b", "data=file", f"data.path={data}", "scale=gpus8"]):
+        assert sweep.run(["+experiment=entropy_mechanism", *more], dry_run=True) == 0
+    assert "36 jobs in outputs/sweeps/entropy_mechanism-" in capsys.readouterr().out
+
+
+def test_an_experiment_of_ones_own_runs_and_is_continued(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "my" / "experiment").mkdir(parents=True)
+    (tmp_path / "my" / "experiment" / "two.yaml").write_text(
+        "jobs: ['recipe=grpo', 'recipe=kl regularize.kl.coef=0.1']\nwith: [trainer.steps=1]\n"
+    )
+    command = ["+experiment=two", *SMALL, f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    assert sweep.run(command, [str(tmp_path / "my")]) == 0
+    done = [p.parent.name for p in sorted((tmp_path / "sweep").glob("*/metrics.jsonl"))]
+    assert done == ["recipe=grpo", "recipe=kl,regularize.kl.coef=0.1"]
+    capfd.readouterr()
+    assert sweep.run(command, [str(tmp_path / "my")]) == 0
+    assert "--- " not in capfd.readouterr().out
+    (tmp_path / "my" / "experiment" / "bad.yaml").write_text("jobs: {a: 1}\n")
+    with pytest.raises(RecipeError, match="not an experiment"):
+        sweep.run(["+experiment=bad"], [str(tmp_path / "my")])
+
+
+# --- early stop ------------------------------------------------------------------------------------------------------
+
+
+def test_a_collapse_ends_the_run_as_finished_with_its_reason_and_a_sweep_does_not_take_it_up_again(run_dir: Path) -> None:
+    """A threshold that the first steps meet stands in for a collapse, which takes hundreds of steps."""
+    train(run_dir, "trainer.steps=40", "stop.on=[collapse]", "stop.collapse=1.0", "optim.lr=3e-3", "sampler.n=8")
+    status = json.loads((run_dir / "status.json").read_text())
+    assert status["state"] == "finished" and status["reason"].startswith("stop.on=collapse: step ") and 7 <= status["step"] < 40
+    assert sweep.state(run_dir) == "finished" and (run_dir / "model" / "config.json").is_file()
+    kept = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert len(kept) == status["step"] and [r["alarm/collapse"] for r in kept[-2:]] == [0.0, 1.0]
+    assert commands.train(["trainer.steps=41"], resume=str(run_dir)) == 0  # who asks for more gets it
+    assert json.loads((run_dir / "status.json").read_text())["step"] > status["step"]
+
+
+def test_without_stop_on_an_alarm_only_speaks(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(run_dir, "trainer.steps=12", "stop.collapse=1.0", "optim.lr=3e-3", "sampler.n=8", "track.console=plain")
+    assert capsys.readouterr().err.count("entropy has collapsed") == 1 and lines(run_dir) == 12
+    with pytest.raises(RecipeError, match="stop.on: in .'colapse'., 'colapse' is not one of collapse, explosion"):
+        commands.train(["stop.on=[colapse]"])

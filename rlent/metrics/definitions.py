@@ -546,6 +546,44 @@ _TABLE = [
         "upper end of the 95 % bootstrap interval of law/ceiling over points",
         "wide: evaluate on more problems",
     ),
+    # ---- alarms: 1 while one lasts, 0 else ----
+    Metric(
+        "alarm/forecast",
+        "0 or 1",
+        "an exponential through the last 50 steps of entropy/mean is below stop.collapse of its start within 100 steps",
+        "1: at this rate entropy is used up soon; a forecast, not yet a collapse",
+    ),
+    Metric(
+        "alarm/collapse",
+        "0 or 1",
+        "entropy/mean, over five steps, is below stop.collapse times that of the first five",
+        "1: exploration is spent; stop.on=[collapse] ends the run here",
+    ),
+    Metric(
+        "alarm/explosion",
+        "0 or 1",
+        "entropy/mean, over five steps, is above that of the first five by stop.explosion nats and above twice it",
+        "1: the policy dissolves into noise; stop.on=[explosion] ends the run here",
+    ),
+    Metric("alarm/inert", "0 or 1", "a shape or regularizer has changed no token's gradient for 20 steps", "1: see effect/<node>"),
+    Metric(
+        "alarm/starving",
+        "0 or 1",
+        "the sampler's filter keeps less than 20 % of the prompts for 3 steps, or a node selects less than a tenth of its first steps' tokens for 20",
+        "1: see sampler/kept and select/<node>/share",
+    ),
+    Metric(
+        "alarm/mismatch",
+        "0 or 1",
+        "mismatch/mean or mismatch/k3 is several times that of the first steps, and above its floor, for 3 steps",
+        "1: correct with an importance weight, or find the cause",
+    ),
+    Metric(
+        "alarm/grader",
+        "0 or 1",
+        "the share of a grader/<status> other than ok has jumped, for 3 steps",
+        "1: look at samples.jsonl before you trust the reward",
+    ),
     # ---- cost ----
     Metric("seconds/step", "seconds", "wall time of the whole step", "the s/step column"),
     Metric("seconds/<stage>", "seconds", "wall time of <stage>", "generation usually dominates"),

@@ -1,15 +1,16 @@
-"""What the loop talks to: files, console and W&B behind four calls."""
+"""What the loop talks to: files, console, W&B and other trackers behind a few calls."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from rlent.errors import RunExists
 from rlent.track.console import Console
 from rlent.track.console import Mode as ConsoleMode
+from rlent.track.others import Other, TensorBoard, Trackio
 from rlent.track.record import JsonlRecord
 from rlent.track.wandb_run import Mode, Wandb
 
@@ -38,12 +39,18 @@ class Tracker:
         samples_every: int = 25,
         samples: int = 8,
         console: ConsoleMode = "auto",
+        tensorboard: bool = False,
+        trackio: bool = False,
         stream: TextIO | None = None,
     ) -> None:
         self.run_dir, self.run_id, self.enabled = Path(run_dir), run_id or uuid.uuid4().hex[:8], enabled
         self.tags, self.samples_every, self.samples = list(tags), samples_every, samples
         self.console = Console(console, stream)
         self.wandb = Wandb(mode=mode, project=project, entity=entity, group=group, say=self.say)
+        self.others: list[Other] = []
+        if enabled:
+            self.others += [TensorBoard()] if tensorboard else []
+            self.others += [Trackio(project)] if trackio else []
         self.record = JsonlRecord(self.run_dir / METRICS)
         self.timings = JsonlRecord(self.run_dir / TIMINGS, sync="end")
         self.sampled = JsonlRecord(self.run_dir / SAMPLES, sync="end", unique=False)
@@ -72,6 +79,16 @@ class Tracker:
         self.wandb.start(
             self.run_dir, config, self.run_id, name=name or self.run_dir.name, tags=[*tags, *self.tags], replay=rows, samples=samples
         )
+        self._view(lambda other: other.start(self.run_dir, config, self.run_id, rows))
+
+    def _view(self, act: Callable[[Other], None]) -> None:
+        """Let each of the other trackers take something; one in trouble is given up, never the run."""
+        for other in list(self.others):
+            try:
+                act(other)
+            except Exception as error:
+                self.others.remove(other)
+                self.say(f"{other.name}: given up ({type(error).__name__}: {error}); metrics.jsonl goes on")
 
     def samples_due(self, step: int) -> bool:
         """Whether sampled responses of this step are kept. The same on every rank."""
@@ -105,7 +122,15 @@ class Tracker:
         self.record.append(step, metrics)
         whole = {**metrics, **timing}
         self.wandb.log(step, whole, kept)
+        self._view(lambda other: other.log(step, whole, kept))
         self.console.step(step, whole, total)
+
+    def alarm(self, name: str, text: str) -> None:
+        """Say that an alarm begins, on the console and as a W&B alert."""
+        if self.enabled:
+            self.say(text)
+            self.wandb.alert(name, text)
+            self._view(lambda other: other.alert(name, text))
 
     def say(self, message: str) -> None:
         """A message for the person who watches."""
@@ -113,9 +138,10 @@ class Tracker:
             self.console.say(message)
 
     def summary(self, values: Mapping[str, Any]) -> None:
-        """Values for W&B's summary of the run."""
+        """Values for the trackers' summary of the run."""
         if self.enabled:
             self.wandb.summary(values)
+            self._view(lambda other: other.summary(values))
 
     def finish(self, status: str = "finished") -> None:
         """Close everything. `status` is finished, stopped or failed."""
@@ -124,6 +150,7 @@ class Tracker:
         self.console.finish()
         for record in (self.record, self.timings, self.sampled, self.budget):
             record.close()
+        self._view(lambda other: other.finish())
         self.wandb.finish(status)
 
 

@@ -26,7 +26,7 @@ from rlent.errors import RlentError, UsageError
 
 Mode = Literal["auto", "online", "offline", "disabled"]
 
-SAMPLES = "samples"
+SAMPLES, CURVE = "samples", "eval/pass_at_k"
 _PUBLIC_HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")  # one service under two names; a key of one serves both
 _TAG_LENGTH = 64
 _REACH_SECONDS = 5.0
@@ -140,10 +140,21 @@ class Wandb:
             values: dict[str, Any] = {k: v for k, v in metrics.items() if k != "step" and _there(v)}
             if samples:
                 values[SAMPLES] = self._table(samples)
+            if curve := pass_curve(metrics):
+                values |= self._curve(curve, step)
             with _staging(self._staged):
                 self.run.log(values, step=step)
         except Exception as error:
             self._give_up(f"stopped taking numbers at step {step}", error)
+
+    def alert(self, name: str, text: str) -> None:
+        """A W&B alert: a mail or a message, as the user has set it up there."""
+        if self.run is None:
+            return
+        try:
+            self.run.alert(title=name, text=text, level=self._wandb.AlertLevel.WARN)
+        except Exception as error:
+            self._give_up("refused an alert", error)
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Set values of the run's summary."""
@@ -230,9 +241,22 @@ class Wandb:
         columns = list(dict.fromkeys(k for s in samples for k in s if k != "step"))
         return self._wandb.Table(columns=columns, data=[[_cell(s.get(c)) for c in columns] for s in samples], allow_mixed_types=True)
 
+    def _curve(self, curve: Sequence[tuple[int, float, float | None, float | None]], step: int) -> dict[str, Any]:
+        """pass@k against k as a chart of its own, with its interval in the table."""
+        table = self._wandb.Table(columns=["k", "pass@k", "low", "high"], data=[list(row) for row in curve])
+        return {CURVE: self._wandb.plot.line(table, "k", "pass@k", title=f"pass@k at step {step}")}
+
     def _give_up(self, what: str, error: Exception) -> None:
         self.run = None
         self.say(f"W&B: {what} ({_brief(error)}); metrics.jsonl goes on")
+
+
+def pass_curve(metrics: Mapping[str, Any]) -> list[tuple[int, float, float | None, float | None]]:
+    """(k, pass@k, low, high) of a step's evaluation, by k; empty if there was none, or only one k."""
+    found = sorted(
+        (int(k.removeprefix("eval/pass@")), v) for k, v in metrics.items() if k.startswith("eval/pass@") and k[10:].isdigit() and _there(v)
+    )
+    return [(k, v, metrics.get(f"eval/pass@{k}_low"), metrics.get(f"eval/pass@{k}_high")) for k, v in found] if len(found) > 1 else []
 
 
 def upload(run_dir: str | Path) -> str:

@@ -382,8 +382,95 @@ def test_wandbs_sync_still_has_the_options_that_upload_uses():
 def test_option_files_fit_the_tracker_and_explain_every_option(tmp_path, name):
     text = (ROOT / "recipes" / "track" / f"{name}.yaml").read_text()
     options = yaml.safe_load(text)
-    assert set(options) == {"mode", "project", "entity", "group", "tags", "samples_every", "samples", "console", "ledger", "keep_batches"}
+    assert set(options) == {
+        *("mode", "project", "entity", "group", "tags", "samples_every", "samples", "console", "ledger", "keep_batches"),
+        *("tensorboard", "trackio"),
+    }
     assert isinstance(options["ledger"]["rows"], int) and options["console"] in ("auto", "off")
     Tracker(tmp_path, **{k: v for k, v in options.items() if k not in ("ledger", "keep_batches")})
     bare = [t for t in text.splitlines() if not t.startswith("#") and not t.startswith("ledger:") and "  # " not in t]
     assert bare == []
+
+
+# --- charts, alerts, law; TensorBoard and trackio ----------------------------------------------------------------------
+
+
+def evaluated(run, step):
+    run.step(
+        step,
+        {"entropy/mean": 0.5, **{f"eval/pass@{k}{end}": v for k in (1, 4) for end, v in (("", k / 10), ("_low", 0.0), ("_high", 0.9))}},
+    )
+
+
+def test_an_evaluation_is_a_chart_of_pass_at_k_and_an_alarm_an_alert(tmp_path):
+    run = tracker(tmp_path)
+    run.start(CONFIG)
+    evaluated(run, 1)
+    run.alarm("collapse", "step 1: entropy has collapsed")
+    run.finish()
+    (kept,) = wandb_runs(tmp_path)
+    (file,) = (tmp_path / "wandb").glob("*run-*/*.wandb")
+    records = list(Kept.records(file.read_bytes()))
+    (alert,) = [r.alert for r in records if r.WhichOneof("record_type") == "alert"]
+    assert (alert.title, alert.text, alert.level) == ("collapse", "step 1: entropy has collapsed", "WARN")
+    tables = [json.loads(p.read_text()) for p in (tmp_path / "wandb").glob("*run-*/files/media/table/**/*.json")]
+    assert {"columns": ["k", "pass@k", "low", "high"], "data": [[1, 0.1, 0.0, 0.9], [4, 0.4, 0.0, 0.9]]} in [
+        {k: t[k] for k in ("columns", "data")} for t in tables
+    ]
+    shown = [
+        json.loads(i.value_json) for r in records if r.WhichOneof("record_type") == "config" for i in r.config.update if i.key == "_wandb"
+    ]
+    assert "pass@k at step 1" in json.dumps(shown + [kept.config]) or "eval/pass_at_k" in file.read_bytes().decode("latin1")
+
+
+def test_tensorboard_has_the_rows_and_a_resumed_run_has_each_step_once(tmp_path):
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed; pip install tensorboard brings this test back")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    first = tracker(tmp_path, mode="disabled", tensorboard=True)
+    first.start(CONFIG)
+    train(first, range(1, 6))
+    first.alarm("inert", "step 5: idle")
+    first.finish("stopped")
+    again = tracker(tmp_path, mode="disabled", tensorboard=True)
+    again.start(CONFIG, resume_step=3)
+    train(again, range(4, 7))
+    again.summary({"law/a": 2.5})
+    again.finish()
+    found = EventAccumulator(str(tmp_path / "tensorboard"))
+    found.Reload()
+    scalars = found.Scalars("entropy/mean")
+    assert [s.step for s in scalars] == [1, 2, 3, 4, 5, 6] and scalars[5].value == pytest.approx(1 / 6)
+    assert [s.step for s in found.Scalars("loss/policy")] == [1, 3, 4, 5, 6] and found.Scalars("summary/law/a")[0].value == 2.5
+
+
+def test_trackio_has_the_rows(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    library = pytest.importorskip("trackio", reason="trackio is not installed; pip install trackio brings this test back")
+    run = tracker(tmp_path / "run", mode="disabled", trackio=True, project="proj")
+    run.start(CONFIG)
+    train(run, range(1, 4))
+    run.finish()
+    (kept,) = library.Api().runs("proj")
+    assert kept.name == "run-abcd1234"
+    from trackio.sqlite_storage import SQLiteStorage
+
+    rows = SQLiteStorage.get_logs("proj", kept.name)
+    assert [r["entropy/mean"] for r in rows] == [1.0, 0.5, 1 / 3]
+
+
+@pytest.mark.parametrize("option", ["tensorboard", "trackio"])
+def test_a_tracker_whose_library_is_missing_is_named_before_anything_starts(tmp_path, monkeypatch, option):
+    monkeypatch.setitem(sys.modules, option, None)
+    with pytest.raises(UsageError, match=rf"track.{option}=true needs the package {option}.*pip install {option}"):
+        tracker(tmp_path, **{option: True})
+
+
+def test_a_tracker_in_trouble_is_given_up_and_the_record_goes_on(tmp_path, capsys):
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed; pip install tensorboard brings this test back")
+    run = tracker(tmp_path, mode="disabled", tensorboard=True)
+    run.start(CONFIG)
+    run.others[0].writer = None
+    train(run, range(1, 3))
+    run.finish()
+    assert capsys.readouterr().err.count("TensorBoard: given up") == 1 and len(read_rows(tmp_path / "metrics.jsonl")) == 2
