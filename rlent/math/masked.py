@@ -23,6 +23,13 @@ def row_mean(x: Float[Tensor, "N T"], mask: Bool[Tensor, "N T"]) -> Float[Tensor
     return (total / mask.sum(1).clamp(min=1)).to(x.dtype)
 
 
+def across(row: Float[Tensor, " N"], width: int) -> Float[Tensor, "N T"]:
+    """A number per row at all of its `width` positions. Its gradient is summed in order, so more padding does not round it otherwise."""
+    if width == 0:
+        return row.new_zeros(len(row), 0)
+    return torch.nn.functional.pad(row[:, None], (0, width - 1)).cumsum(1)
+
+
 def row_quantile(x: Float[Tensor, "N T"], mask: Bool[Tensor, "N T"], q: float) -> Float[Tensor, " N"]:
     """The q-quantile of each row over its mask, linearly interpolated; infinite for a row without tokens.
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rlent.math.masked import row_mean
+from rlent.math.masked import across, row_mean
 
 
 def log_ratio(logp: Float[Tensor, "*shape"], old_logp: Float[Tensor, "*shape"], clamp: float | None = None) -> Float[Tensor, "*shape"]:
@@ -47,7 +47,7 @@ def importance(
 ) -> Float[Tensor, "B T"]:
     """exp(logp - old_logp) by token, or exp(its mean over the response) at all of the response's tokens; see `log_ratio`."""
     drift = log_ratio(logp, old_logp, clamp)
-    return (row_mean(drift, mask)[:, None].expand_as(drift) if level == "response" else drift).exp()
+    return (across(row_mean(drift, mask), drift.shape[1]) if level == "response" else drift).exp()
 
 
 def clipped(

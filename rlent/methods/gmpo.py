@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rlent.math.masked import row_mean
+from rlent.math.masked import across, row_mean
 from rlent.options import NonNegative
 
 
@@ -30,4 +30,4 @@ def geometric_mean_clip(
     drift, sign = logp - old_logp, adv.sign()
     clipped = sign * torch.minimum(sign * drift, sign * drift.clamp(-low, high))
     loss = -row_mean(adv, mask) * row_mean(clipped, mask).exp()
-    return loss[:, None].expand_as(logp)
+    return across(loss, logp.shape[1])

@@ -10,7 +10,7 @@ from typing import Literal
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rlent.math.masked import row_mean
+from rlent.math.masked import across, row_mean
 from rlent.math.ratio import clipped
 from rlent.options import AboveOne, NonNegative, Positive, Share
 
@@ -33,6 +33,6 @@ def sequence_clip(
     over the response. They differ only where tokens of a response differ in advantage, weight or gate. ln s is at most `cap`;
     there is no gradient beyond it. `dual` bounds the loss of a token with negative advantage by -A dual.
     """
-    mean = row_mean(logp - old_logp, mask)[:, None]
-    level = mean.expand_as(logp) if gradient == "response" else logp - logp.detach() + mean.detach()
+    mean = across(row_mean(logp - old_logp, mask), logp.shape[1])
+    level = mean if gradient == "response" else logp - logp.detach() + mean.detach()
     return clipped(level.clamp(max=cap).exp(), adv, low, high, dual)

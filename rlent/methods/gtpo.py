@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rlent.math.group import group_sum
-from rlent.math.masked import row_mean
+from rlent.math.masked import across, row_mean
 from rlent.math.ratio import clipped, log_ratio
 from rlent.options import NonNegative, Positive, Share
 
@@ -89,7 +89,7 @@ def mean_ratio_surrogate(
     clamp: Positive | None,
 ) -> Float[Tensor, "B T"]:
     """PPO's clipped surrogate with one ratio per response, the mean of its tokens' ratios."""
-    ratio = row_mean(log_ratio(logp, old_logp, clamp).exp(), mask)[:, None]
+    ratio = across(row_mean(log_ratio(logp, old_logp, clamp).exp(), mask), logp.shape[1])
     return clipped(ratio, adv, low, high)
 
 
