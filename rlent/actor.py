@@ -26,6 +26,11 @@ def _entropy_at_one(temperature: float, logits: Tensor, target: Tensor) -> Tenso
     return entropy_from_logits(logits * temperature)
 
 
+def _own(batch: Batch, logp: Tensor) -> Tensor:
+    """Log-probabilities [N,T], with those that rows bring along in the place of the policy's."""
+    return torch.where(batch["own"][:, None], batch["own_logp"].to(logp), logp) if "own" in batch else logp
+
+
 def _put(out: dict[str, Tensor], name: str, value: Tensor, rows: Sequence[int], batch: Batch) -> None:
     """Put a stream of some rows ([b, t] or [b]) in its place among all rows of the batch, 0 elsewhere."""
     if name not in out:
@@ -165,6 +170,8 @@ class Actor:
                 for name, value in streams.items():
                     _put(found, name, value, rows, batch)
             batch = batch.with_(**{f"old_{k}": v for k, v in found.items()})
+            if "own" in batch:  # the policy's own values are what `now_logp` is in the first minibatch
+                batch = batch.with_(policy_logp=batch["old_logp"], old_logp=_own(batch, batch["old_logp"]))
         for name, wanted in self.plan.models.items():
             if not wanted & {"logp", "entropy"}:
                 continue
@@ -179,6 +186,8 @@ class Actor:
             return minibatch
         if minibatch.first:
             streams = {k: minibatch.batch[f"old_{k}"] for k in wanted}
+            if "policy_logp" in minibatch.batch and "logp" in wanted:
+                streams["logp"] = minibatch.batch["policy_logp"]
         else:
             streams = self._forward(self.policy, minibatch.batch, minibatch.parts, entropy="entropy" in wanted, probes=self.probes(wanted))
         return Minibatch(
@@ -206,11 +215,15 @@ class Actor:
         """The part of a step's first update: the policy has not moved, so `old_*` is what the forward just gave.
 
         Rows padded otherwise give other log-probabilities in the last digits; taking `old_logp` from the same forward keeps
-        that noise out of the ratio. The look-back's value stays under `look_logp`.
+        that noise out of the ratio. The look-back's value stays under `look_logp`. A row with a log-probability of its own
+        (`own`, `own_logp`: it was drawn by an earlier policy) keeps it.
         """
-        kept = {"look_logp": part["old_logp"]} if "old_logp" in part else {}
         fresh = {f"old_{k}": v.detach() for k, v in live.items() if k == "logp" or f"old_{k}" in part}
-        return part.with_(**kept, **fresh)
+        look = part.get("old_logp")
+        if look is not None and "own" in part:
+            look = torch.where(part["own"][:, None], fresh["old_logp"].to(look), look)  # there is no distance to report
+        fresh["old_logp"] = _own(part, fresh["old_logp"])
+        return part.with_(**({} if look is None else {"look_logp": look}), **fresh)
 
     def step(self) -> dict[str, float]:
         """One optimizer update; gradients are summed over ranks first (denominators are global already)."""

@@ -49,6 +49,11 @@ STREAMS: dict[str, Stream] = {
         Stream("turn", "[N] int", "sample", "index of the environment step that produced the row; 0 in a task of one turn"),
         Stream("pieces", "N lists of strings", "sample", "the text of each response token; made only if some function reads it"),
         Stream("source", "N strings", "sample", "policy, tempered, reference, demo or replay"),
+        Stream("own", "[N] bool", "sample", "the row brings the log-probabilities it was drawn with; only some samplers make it"),
+        Stream("own_logp", "[N,T]", "sample", "those log-probabilities: old_logp of such a row"),
+        Stream(
+            "replay_adv", "[N]", "sample", "advantage of a replayed response against what groups have earned since; sampler=replay makes it"
+        ),
         Stream("data_source", "N strings", "sample", "the data set a problem comes from"),
         Stream("train", "[N] bool", "sample", "False: graded and counted, but without loss"),
         Stream("row_noise", "[N] in [0, 1)", "sample", "a uniform number per row and node"),

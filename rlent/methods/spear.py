@@ -1,29 +1,27 @@
 """SPEAR: imitate good responses of earlier steps, more and more, and pay for tool calls, less and less.
 
 Paper: SPEAR: Self-imitation with Progressive Exploration for Agentic Reinforcement Learning, arXiv:2509.22601.
-Seats: sampler (`rlent.sampling.replay`, which holds a `TrajectoryBuffer`), shape (`replayed`; its covariance clip is shape=[clip_cov]),
-       reward (`tool_reward`).
-Checked against: the authors' `TrajectoryBuffer`, their schedules and `update_policy`.
+Seats: sampler (`rlent.sampling.replay`, which holds the buffer), shape (`replayed`; the covariance clip is Clip-Cov with other numbers).
+Checked against: the authors' `TrajectoryBuffer` and their schedules.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
 
-HISTORY = 10240
-"""Groups whose mean and deviation are remembered."""
+from rlent.options import NonNegative, Positive
 
 
-def replay_weight(step: float, *, coef: float, rise: float) -> float:
+def replay_weight(step: float | int, *, coef: float, rise: float) -> float:
     """coef (1 - cos(pi s / S)) / 2 until step S, then coef."""
     return coef if step > rise else coef * (1.0 - math.cos(math.pi * step / rise)) / 2.0
 
 
-def tool_reward(turns: float, step: float, *, fall: float) -> float:
+def tool_reward(turns: float | int, step: float | int, *, fall: float) -> float:
     """min(1, turns / 10), falling to 0 along half a cosine until step S'."""
     return 0.0 if step > fall else min(1.0, 0.1 * turns) * (1.0 + math.cos(math.pi * step / fall)) / 2.0
 
@@ -36,102 +34,18 @@ def schedules(step: Sequence[float], tool_turns: Sequence[float], *, coef: float
     }
 
 
-@dataclass
-class Item:
-    """One stored response: its id, its step, its reward, its advantage then, and whatever is needed to train on it."""
-
-    row: int
-    step: int
-    reward: float
-    adv: float
-    data: Any = None
-
-
-class TrajectoryBuffer:
-    """Responses better than their group, with the means and deviations of all groups as a later baseline.
-
-    After each step: store, drop what is more than min(tolerance, 10) steps older than the newest, count. Full when more than
-    1.5 `size` stored responses have a reward above the median group mean (with `decay` in (0, 1], all stored ones count).
-    """
-
-    def __init__(self, *, group_size: int, tolerance: int, size: int, by_std: bool, decay: float, epsilon: float) -> None:
-        self.group_size, self.tolerance, self.capacity = int(group_size), int(tolerance), int(size)
-        self.by_std, self.decay, self.epsilon = by_std, decay, epsilon
-        self.items: list[Item] = []
-        self.means: list[float] = []
-        self.stds: list[float] = []
-
-    @property
-    def recalibrates(self) -> bool:
-        return not 0 < self.decay <= 1
-
-    def add(self, step: int, reward: Sequence[float], tool_call: Sequence[bool], data: Sequence[Any] | None = None) -> dict[str, Any]:
-        """One step's responses, group by group. What is stored afterwards."""
-        for start in range(0, len(reward), self.group_size):
-            group = np.asarray(reward[start : start + self.group_size], dtype=np.float64)
-            mean, std = float(group.mean()), float(group.std(ddof=1)) if len(group) > 1 else 0.0
-            self.means, self.stds = [*self.means, mean][-HISTORY:], [*self.stds, std][-HISTORY:]
-            for i, r in enumerate(group.tolist(), start):
-                adv = (r - mean) / (std + self.epsilon) if self.by_std else r - mean
-                if adv > 0 and tool_call[i]:
-                    self.items.append(Item(1000 * step + i, step, r, adv, data[i] if data is not None else None))
-        newest = max((x.step for x in self.items), default=0)
-        self.items = [x for x in self.items if newest - x.step <= min(self.tolerance, 10)]
-        return {"size": self.count, "full": self.full, "stored_steps": sorted({x.step for x in self.items})}
-
-    @property
-    def count(self) -> int:
-        """Stored responses that count towards being full."""
-        return sum(x.reward > self.baseline for x in self.items) if self.recalibrates else len(self.items)
-
-    @property
-    def full(self) -> bool:
-        return self.count > 1.5 * self.capacity
-
-    @property
-    def baseline(self) -> float:
-        """Median of all remembered group means."""
-        return float(np.median(self.means)) if self.means else 0.0
-
-    @property
-    def baseline_std(self) -> float:
-        """Median of all remembered group deviations."""
-        return float(np.median(self.stds)) if self.stds else 0.0
-
-    @property
-    def stored_rows(self) -> list[int]:
-        return [x.row for x in self.items]
-
-    @property
-    def old_advantage(self) -> list[float]:
-        return [x.adv for x in self.items]
-
-    @property
-    def kept(self) -> list[tuple[Item, float]]:
-        """The stored responses that may be replayed, with their advantages of now."""
-        if not self.recalibrates:
-            return [(x, self.decay * x.adv) for x in self.items]
-        scale = self.baseline_std + self.epsilon if self.by_std else 1.0
-        now = [(x, (x.reward - self.baseline) / scale) for x in self.items]
-        return [(x, a) for x, a in now if a > 0]
-
-    @property
-    def kept_rows(self) -> list[int]:
-        return [x.row for x, _ in self.kept]
-
-    @property
-    def new_advantage(self) -> list[float]:
-        return [a for _, a in self.kept]
-
-    @property
-    def n_replayed(self) -> int:
-        """The largest power of two of them, at most the buffer's size; none of one."""
-        n = len(self.kept)
-        return min(2 ** int(math.log2(n)), self.capacity) if n > 1 else 0
-
-    def take(self, noise: torch.Tensor) -> list[tuple[Item, float]]:
-        """A uniform choice among what is kept, by the smallest of the numbers given for each; the buffer is empty afterwards."""
-        kept = self.kept
-        chosen = sorted(noise[: len(kept)].argsort(stable=True)[: self.n_replayed].tolist())
-        self.items = []
-        return [kept[i] for i in chosen]
+def replayed(
+    adv: Float[Tensor, "N T"],
+    mask: Bool[Tensor, "N T"],
+    source: Sequence[str],
+    replay_adv: Float[Tensor, " N"],
+    step: int,
+    *,
+    most: NonNegative,
+    rise: Positive,
+) -> dict[str, Tensor]:
+    """A replayed response has its advantage of now, on every token, at the weight of the step; the others stay as they are."""
+    old = torch.tensor([s == "replay" for s in source], dtype=torch.bool)
+    weight = torch.ones_like(replay_adv).masked_fill(old, replay_weight(step, coef=most, rise=rise))
+    spread = torch.where(old[:, None] & mask, replay_adv[:, None].to(adv.dtype), adv)
+    return {"adv": spread, "weight": weight, "selected": old[:, None] & mask}

@@ -274,6 +274,13 @@ _TABLE = [
         "reward/mean above it: the policy has left the model behind",
     ),
     Metric(
+        "sampler/replayed",
+        "count",
+        "responses of earlier steps that are trained on again, where the sampler replays",
+        "0: the buffer is not full",
+    ),
+    Metric("sampler/stored", "count", "responses in the sampler's buffer after the step", "rising to the buffer's size: a replay is near"),
+    Metric(
         "sampler/heat",
         "temperature",
         "temperature of the second rollout, where the sampler makes one",

@@ -1,0 +1,131 @@
+"""Good responses of earlier steps beside the step's own: they bring the log-probabilities they were drawn with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor
+
+from rlent import noise
+from rlent.engine.base import Engine
+from rlent.mount import Node
+from rlent.options import Count, NonNegative, Positive, PositiveCount, Range
+from rlent.sampling.buffer import Item, TrajectoryBuffer
+from rlent.sampling.group import Desk, GroupSampler, Source
+from rlent.types import Batch, Problem, Verdict
+from rlent.world import merge
+
+_PLAIN = ("prompt_ids", "prompt", "response", "answer", "status", "finish", "gold", "meta", "data_source")
+_TOKENS = ("tokens", "sampler_logp", "sampler_entropy")
+_NUMBERS = ("correct", "problem_key")
+
+
+class ReplaySampler(GroupSampler):
+    """`n` responses to each prompt and, when the buffer is full, some of earlier steps, each a group of its own.
+
+    A replayed row has `source` replay, `own` True, `own_logp` [T] as it was sampled, and `replay_adv` [N], its advantage against what
+    groups have earned so far. The buffer is filled from the rewards of this step, which must not read the policy's numbers.
+    """
+
+    def __init__(
+        self,
+        *,
+        prompts: PositiveCount,
+        n: PositiveCount,
+        temperature: Positive,
+        top_p: Annotated[float, Range(0.0, 1.0, low_open=True)],
+        top_k: Count,
+        max_tokens: PositiveCount,
+        keep: Node | None,
+        rounds: PositiveCount,
+        buffer: PositiveCount,
+        tolerance: Count,
+        by_std: bool,
+        decay: float,
+        epsilon: NonNegative,
+    ) -> None:
+        super().__init__(
+            prompts=prompts, n=n, temperature=temperature, top_p=top_p, top_k=top_k, max_tokens=max_tokens, keep=keep, rounds=rounds
+        )
+        self.buffer = TrajectoryBuffer(group_size=n, tolerance=tolerance, size=buffer, by_std=by_std, decay=decay, epsilon=epsilon)
+
+    def __call__(
+        self, engine: Engine, data: Source, grade: Callable[[Sequence[str], Sequence[Problem]], list[Verdict]], desk: Desk
+    ) -> Batch:
+        """One step's rollouts, this rank's share, graded, and this rank's share of what is replayed."""
+        batch = super().__call__(engine, data, grade, desk)
+        replays: list[tuple[Item, float]] = []
+        if self.buffer.full:
+            replays = self.buffer.take(noise.uniform(desk.seed, desk.step, "replay", torch.arange(len(self.buffer.kept))))
+        everyone = sorted((row for share in desk.world.all_gather(self._stored(batch, desk)) for row in share), key=lambda row: row[0])
+        self.buffer.add(desk.step, [r[1] for r in everyone], [True] * len(everyone), [r[2] for r in everyone])
+        desk.note("sampler/replayed", len(replays))
+        desk.note("sampler/stored", len(self.buffer.items))
+        batch = batch.with_(
+            own=torch.zeros(len(batch), dtype=torch.bool),
+            own_logp=torch.zeros_like(batch["sampler_logp"]),
+            replay_adv=torch.zeros(len(batch)),
+        )
+        mine, places = list(desk.world.share(replays)), list(desk.world.share(range(len(replays))))
+        if not mine:
+            return batch
+        groups = sum(desk.world.all_gather(len(set(batch["group"].tolist()))))
+        first = max(r[0] for r in everyone) + 1
+        return merge([batch, self._replayed(batch, mine, [groups + p for p in places], [first + p for p in places])])
+
+    def _stored(self, batch: Batch, desk: Desk) -> list[tuple[int, float, dict[str, Any]]]:
+        """Row id, reward, and what is needed to train on the row again, as plain values."""
+        reward, length = desk.reward(batch)["reward"].tolist(), batch["length"].tolist()
+        out = []
+        for i, row in enumerate(batch.row.tolist()):
+            kept: dict[str, Any] = {k: batch[k][i] for k in _PLAIN}
+            kept["meta"] = dict(kept["meta"])
+            kept |= {k: batch[k][i, : length[i]].tolist() for k in _TOKENS if k in batch}
+            out.append((row, reward[i], kept | {k: batch[k][i].item() for k in _NUMBERS}))
+        return out
+
+    def _replayed(self, batch: Batch, items: Sequence[tuple[Item, float]], groups: Sequence[int], rows: Sequence[int]) -> Batch:
+        """Stored responses as rows with the streams of `batch`; what was not stored is 0."""
+        data: list[Mapping[str, Any]] = [item.data for item, _ in items]
+        lengths = torch.tensor([len(d["tokens"]) for d in data])
+        width = max(int(lengths.max()), 1)
+
+        def padded(name: str, like: Tensor) -> Tensor:
+            out = like.new_zeros((len(data), width))
+            for i, d in enumerate(data):
+                out[i, : len(d["tokens"])] = torch.tensor(d[name], dtype=like.dtype)
+            return out
+
+        streams: dict[str, Any] = {}
+        for name, value in batch.streams.items():
+            if name in _TOKENS:
+                streams[name] = padded(name, value)
+            elif name in _NUMBERS:
+                streams[name] = torch.tensor([d[name] for d in data], dtype=value.dtype)
+            elif isinstance(value, list):
+                streams[name] = [d[name] if name in _PLAIN else None for d in data]
+            elif isinstance(value, Tensor) and value.ndim:
+                streams[name] = value.new_zeros((len(data), width) if value.ndim > 1 else len(data))
+            else:
+                streams[name] = value
+        every = torch.ones(len(data), dtype=torch.bool)
+        streams |= {
+            "mask": torch.arange(width) < lengths[:, None],
+            "length": lengths,
+            "group": torch.tensor(groups),
+            "sample": torch.tensor(rows),
+            "train": every,
+            "own": every,
+            "own_logp": streams["sampler_logp"].clone(),
+            "source": ["replay"] * len(data),
+            "replay_adv": torch.tensor([adv for _, adv in items], dtype=torch.float32),
+        }
+        return Batch(streams, torch.tensor(rows))
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.buffer.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.buffer.load_state_dict(state)
