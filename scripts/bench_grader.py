@@ -5,12 +5,15 @@ r"""How fast the mathematics grader is, and what hostile responses cost.
     python scripts/bench_grader.py --data math500.jsonl  # golds from a file with an `answer` per line
     python scripts/bench_grader.py --workers 8 --json
 
-Four measurements, each with fresh caches and warm workers:
+Five measurements, each with fresh caches and warm workers:
 
     single    one response per problem: half the gold in another spelling, the rest wrong answers of the same kind
     rollout   groups of 16 responses per problem with repeated answers, as in training
     plain     math-verify in a loop over the same rollout batch (a part of it, scaled)
     hostile   the rollout batch with a tenth of the responses replaced by towers, factorials, deep nesting, ...
+    endless   the rollout batch with a tenth of the pairs replaced by questions that no limit refuses and no worker finishes
+
+`hostile` and `endless` print the seconds they add to the rollout batch; the aim is at most the deadline and one second.
 """
 
 from __future__ import annotations
@@ -130,6 +133,25 @@ def with_hostile(pairs: list[Pair], draw: random.Random, share: float) -> list[P
     return pairs
 
 
+ENDLESS = [
+    (r"\sum_{k=1}^{\infty} \frac{\sin(k^2)}{k^3+\sqrt{k}}", r"\int_0^1 f(x) dx"),
+    (
+        r"\int_0^1 \frac{\ln(1+x^3)\sqrt{\sin x}+e^{x^2}}{x^{7/3}+\cos x \tan(x^2)} dx",
+        r"\int_0^1 \frac{\ln(1+x^3)\sqrt{\cos x}}{x^{7/3}+\sin x} dx",
+    ),
+    (r"\int_0^\infty \frac{\sin(x^5)\ln(1+x)}{\sqrt{1+x^7}e^{x}} dx", r"\sum_{k=1}^{\infty} \frac{\cos(k^2)}{k^3+\sqrt{k}}"),
+]
+
+
+def with_endless(pairs: list[Pair], draw: random.Random, share: float) -> list[Pair]:
+    """A share of the pairs replaced by questions that take all the time they are given, each distinct."""
+    pairs = list(pairs)
+    for n, i in enumerate(draw.sample(range(len(pairs)), int(share * len(pairs)))):
+        answer, gold = ENDLESS[n % len(ENDLESS)]
+        pairs[i] = (f"So \\boxed{{{answer} + {n}}}", gold)
+    return pairs
+
+
 def timed(pairs: list[Pair], workers: int) -> tuple[float, list[Verdict]]:
     with MathGrader(workers=workers) as grader:
         grader.equal(r"\sum_{k=0}^{n} b_{k}", r"\sum_{k=0}^{n} c_{k}")  # start the workers
@@ -173,6 +195,8 @@ def main() -> None:
     plain_seconds = plain(part) / len(part) * len(groups)
     hostile_seconds, hostile_verdicts = timed(with_hostile(groups, draw, args.hostile), args.workers)
 
+    endless_seconds, endless_verdicts = timed(with_endless(groups, draw, args.hostile), args.workers)
+
     result = {
         "workers": args.workers,
         "single_per_second": len(batch) / single_seconds,
@@ -180,9 +204,11 @@ def main() -> None:
         "plain_per_second": len(groups) / plain_seconds,
         "times_faster": plain_seconds / groups_seconds,
         "hostile_added_seconds": hostile_seconds - groups_seconds,
+        "endless_added_seconds": endless_seconds - groups_seconds,
         "single_methods": Counter(v.method for v in single_verdicts),
         "rollout_correct": sum(v.correct for v in groups_verdicts) / len(groups),
         "hostile_status": Counter(v.status for v in hostile_verdicts),
+        "endless_status": Counter(v.status for v in endless_verdicts),
     }
     if args.json:
         print(json.dumps(result))
@@ -193,6 +219,7 @@ def main() -> None:
         f"plain     {len(part):6d} responses  {result['plain_per_second']:9.0f} /s   rollout is {result['times_faster']:.1f} times as fast"
     )
     print(f"hostile   {args.hostile:6.0%} of them    {result['hostile_added_seconds']:+9.2f} s    {dict(result['hostile_status'])}")
+    print(f"endless   {args.hostile:6.0%} of them    {result['endless_added_seconds']:+9.2f} s    {dict(result['endless_status'])}")
 
 
 if __name__ == "__main__":

@@ -9,10 +9,12 @@ Workers are started when the first question comes, are not daemons of `multiproc
 module, so this works from scripts without a main guard, threads, asyncio, pytest-xdist and processes that are themselves
 children. They end when the pipe closes, when the parent is gone, or by their own limits.
 
-Hostile questions must not hold up a batch. Two rounds: in the first every question has a short slice of processor
-time; what does not finish waits, and in the second round all that wait share an overtime of `timeout` seconds per worker. So a
-batch takes at most about one deadline longer, however many of its questions never end, and ordinary questions, which
-take milliseconds, are never cut short by their neighbours.
+Hostile questions must not hold up a batch. Processor time on questions that did not finish is counted, and a batch may waste
+`timeout` and most of a second per worker on them, no more. In the first round every question has a short slice, shorter once
+much was wasted, and questions that look dear (sums, integrals, long formulas) come last, so that ordinary ones, which take
+milliseconds, are answered before the waste begins. What does not finish waits, and shares what is left in a second round. So a batch takes
+at most about one deadline longer, however many of its questions never end; when there are too many, the last of them are
+a `timeout` without a second try.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -38,6 +41,9 @@ from rlent.grading.worker import PATIENCE
 
 START_LIMIT = 60.0  # seconds for a worker to import and report
 RECYCLE = 5_000  # questions
+GRACE = 0.8  # seconds per worker, beside `timeout`, that a batch may waste
+START_COST = 0.7  # processor seconds to start a worker in the place of one that was killed
+SECOND_TRY = 0.3  # processor seconds a second try needs to be worth it
 _KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "VIRTUAL_ENV", "HOME", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT")
 
 
@@ -133,8 +139,17 @@ class _Worker:
 class _Task:
     question: Question
     spent: float = 0.0  # processor seconds so far
-    granted: float = 0.0  # overtime
+    granted: float = 0.0  # processor seconds of the try in flight, if it is not the first
+    last: float = 0.0  # processor seconds of the try before
     again: bool = False  # asked a second time, because its worker was stopped
+
+
+_UNDONE = re.compile(r"\\(?:int|iint|iiint|oint|sum|prod|lim|binom|ln|log|sin|cos|tan|sqrt)(?![A-Za-z])|!")
+
+
+def _dear(question: Question) -> int:
+    """How much a question may cost, by the looks of the answer; only the order of asking depends on it."""
+    return len(_UNDONE.findall(question.answer)) + len(question.answer) // 100
 
 
 def _end_all(workers: list[_Worker], owner: int) -> None:
@@ -188,7 +203,8 @@ class Pool:
 
     def _serve(self, batch: _Batch) -> None:
         late: deque[_Task] = deque()
-        overtime = self.timeout * self.size  # processor seconds for the second round
+        batch.fresh = deque(sorted(batch.fresh, key=lambda task: _dear(task.question)))
+        allowance = self.size * (self.timeout + GRACE)  # processor seconds on questions that do not finish
         while True:
             busy = sum(worker.task is not None for worker in self._workers)
             if not batch.fresh and not late and not busy:
@@ -198,35 +214,36 @@ class Pool:
                 self._workers.append(_Worker())
             for worker in self._workers:
                 if worker.ready and worker.task is None:
+                    left = allowance - batch.wasted - sum(other.task.granted for other in self._workers if other.task is not None)
                     if batch.fresh:
-                        worker.give(
-                            batch.fresh.popleft(),
-                            self.slice,
-                            self.timeout if batch.killed == 0 else min(self.timeout, 2 * self.slice + 0.2),
-                        )
-                    elif late and not any(other.task is not None and other.task.spent == 0.0 for other in self._workers):
-                        task = late.popleft()
-                        left = min(self.timeout - task.spent, overtime)
-                        if left <= 0.05:
+                        task = batch.fresh.popleft()
+                        if left <= 0:
                             batch.answer(task, "timeout")
                             continue
-                        overtime -= left
-                        task.granted = left
-                        worker.give(task, left, left)
-            overtime += self._listen(batch, late)
+                        share = batch.wasted / self.size
+                        soft = self.slice if share < 0.4 else min(self.slice, 0.1) if share < GRACE else min(self.slice, 0.04)
+                        worker.give(task, soft, self.timeout if batch.killed == 0 else min(self.timeout, soft + 0.2))
+                    elif late and not any(other.task is not None and other.task.spent == 0.0 for other in self._workers):
+                        task = late.popleft()
+                        grant = min(self.timeout - task.spent, max(SECOND_TRY, left / (len(late) + 1)))
+                        if grant > left or grant <= task.last:
+                            batch.answer(task, "timeout")
+                            continue
+                        task.granted = grant
+                        worker.give(task, grant, grant)
+            self._listen(batch, late)
 
-    def _listen(self, batch: _Batch, late: deque[_Task]) -> float:
-        """Wait for a reply or for somebody to be late; handle both. Returns the overtime that was granted and not used."""
+    def _listen(self, batch: _Batch, late: deque[_Task]) -> None:
+        """Wait for a reply or for somebody to be late; handle both."""
         waiting = [worker for worker in self._workers if worker.task is not None or not worker.ready]
-        saved = 0.0
         if not waiting:
-            return saved
+            return
         pause = max(0.0, min(worker.due for worker in waiting) - time.monotonic())
         heard = set(map(id, wait([worker.pipe for worker in waiting], timeout=pause)))
         now = time.monotonic()
         for worker in waiting:
             if id(worker.pipe) in heard:
-                saved += self._hear(worker, batch, late)
+                self._hear(worker, batch, late)
             elif worker.late(now):
                 task, spent, stopped = worker.task, worker.spent(now), worker.stopped()
                 self._replace(worker)
@@ -234,15 +251,15 @@ class Pool:
                     self._failed("a worker did not start in time")
                 elif stopped and not task.again:
                     task.again = True
-                    saved += task.granted
+                    task.granted = 0.0
                     batch.fresh.appendleft(task)
                 else:
                     batch.killed += 1
+                    batch.wasted += START_COST
                     self._workers.append(_Worker())  # ready when the next question comes
                     self._postpone(task, batch, late, spent)
-        return saved
 
-    def _hear(self, worker: _Worker, batch: _Batch, late: deque[_Task]) -> float:
+    def _hear(self, worker: _Worker, batch: _Batch, late: deque[_Task]) -> None:
         reply, seconds = worker.read()
         task = worker.task
         if task is None:
@@ -252,27 +269,26 @@ class Pool:
                 code = worker.process.poll()
                 self._replace(worker)
                 self._failed(f"a worker ended before it was ready (exit code {code})")
-            return 0.0
+            return
         worker.task = None
         worker.done += 1
         if reply is None or reply == "memory":
             self._replace(worker)
             batch.answer(task, "crash", seconds)
-            return 0.0
-        saved = max(0.0, task.granted - seconds)
+            return
         if reply == "timeout":
             self._postpone(task, batch, late, seconds)
         else:
             batch.answer(task, reply, seconds)  # type: ignore[arg-type]
         if worker.done >= RECYCLE or worker.full:
             self._replace(worker)
-        return saved
 
     def _postpone(self, task: _Task, batch: _Batch, late: deque[_Task], seconds: float) -> None:
         """To the second round, or to the end of its time."""
-        first = task.spent == 0.0
-        task.spent += max(seconds, 1e-3)
-        if first and task.spent < self.timeout - 0.05:
+        task.last, task.granted = max(seconds, 1e-3), 0.0
+        task.spent += task.last
+        batch.wasted += task.last
+        if task.spent < self.timeout - 0.05:
             late.append(task)
         else:
             batch.answer(task, "timeout")
@@ -298,6 +314,7 @@ class _Batch:
         self.known: dict[Question, Reply] = {}
         self.open: dict[Question, list[int]] = {}
         self.killed = 0
+        self.wasted = 0.0  # processor seconds on questions that did not finish
         for i in range(len(comparisons)):
             self._advance(i, None)
 

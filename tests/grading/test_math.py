@@ -20,6 +20,7 @@ from rlent.errors import UsageError
 from rlent.grading.base import GradePolicy
 from rlent.grading.equality import Outcome, Question, Reply
 from rlent.grading.math import MathGrader
+from rlent.grading.pool import GRACE
 from rlent.types import Problem, Verdict
 
 SYMBOLIC = (r"\sum_{k=0}^{n-1} F_{n-k-1} F_{k}", r"\sum_{k=0}^{n-1} F_{k} F_{n-k-1}")
@@ -247,6 +248,23 @@ def test_hostile_responses_change_no_other_verdict_and_leave_the_pool_whole(grad
     assert not any(v.correct for v in verdicts[:100:10])
     assert not {v.status for v in verdicts[:100:10]} & {"timeout", "crash"}, "refused before any worker"
     assert grader.equal(SYMBOLIC[0] + "+5", SYMBOLIC[1] + "+5")
+
+
+def test_many_questions_that_never_end_waste_one_deadline_and_no_ordinary_answer() -> None:
+    endless = r"\sum_{k=1}^{\infty} \frac{\sin(k^2)}{k^3+\sqrt{k}}"
+    workers, timeout = 2, 1.5
+    with MathGrader(workers=workers, timeout=timeout) as grader:
+        assert grader.equal(*SYMBOLIC)
+        mixed = [ask(endless + f"+{i}", r"\int_0^1 f(x) dx") for i in range(40)]
+        mixed[5:5] = [ask(SYMBOLIC[0] + f"+{i}", SYMBOLIC[1] + f"+{i}") for i in range(6)]
+        outcomes, seconds = grader.pool.run(mixed)
+        ordinary = slice(5, 11)
+        assert [(o.correct, o.status) for o in outcomes[ordinary]] == [(True, "ok")] * 6
+        rest = [*outcomes[:5], *outcomes[11:]]
+        assert {(o.correct, o.status) for o in rest} == {(False, "timeout")}
+        wasted = sum(seconds) - sum(seconds[ordinary])
+        assert wasted <= workers * (timeout + GRACE) + 2 * timeout / 6, "of the processor, so a crowded machine changes nothing"
+        assert grader.equal(SYMBOLIC[0] + "+9", SYMBOLIC[1] + "+9"), "the pool is whole"
 
 
 def test_verdicts_do_not_depend_on_the_number_of_workers() -> None:
