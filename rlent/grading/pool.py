@@ -9,8 +9,8 @@ Workers are started when the first question comes, are not daemons of `multiproc
 module, so this works from scripts without a main guard, threads, asyncio, pytest-xdist and processes that are themselves
 children. They end when the pipe closes, when the parent is gone, or by their own limits.
 
-Hostile questions must not hold up a batch. Processor time on questions that did not finish is counted, and a batch may waste
-`timeout` and most of a second per worker on them, no more. In the first round every question has a short slice, shorter once
+Hostile questions must not hold up a batch. Time on questions that did not finish is counted (the processor's, or half of the
+clock's if that is more), and a batch may waste `timeout` and most of a second per worker on them, no more. In the first round every question has a short slice, shorter once
 much was wasted, and questions that look dear (sums, integrals, long formulas) come last, so that ordinary ones, which take
 milliseconds, are answered before the waste begins. What does not finish waits, and shares what is left in a second round. So a batch takes
 at most about one deadline longer, however many of its questions never end; when there are too many, the last of them are
@@ -41,7 +41,8 @@ from rlent.grading.worker import PATIENCE
 
 START_LIMIT = 60.0  # seconds for a worker to import and report
 RECYCLE = 5_000  # questions
-GRACE = 0.8  # seconds per worker, beside `timeout`, that a batch may waste
+CROWDED = 2  # on a crowded machine a second by the clock counts as half a second of waste
+GRACE = 0.6  # seconds per worker, beside `timeout`, that a batch may waste
 START_COST = 0.7  # processor seconds to start a worker in the place of one that was killed
 SECOND_TRY = 0.3  # processor seconds a second try needs to be worth it
 _KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "VIRTUAL_ENV", "HOME", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT")
@@ -257,7 +258,7 @@ class Pool:
                     batch.killed += 1
                     batch.wasted += START_COST
                     self._workers.append(_Worker())  # ready when the next question comes
-                    self._postpone(task, batch, late, spent)
+                    self._postpone(task, batch, late, spent, now - worker.sent)
 
     def _hear(self, worker: _Worker, batch: _Batch, late: deque[_Task]) -> None:
         reply, seconds = worker.read()
@@ -277,17 +278,17 @@ class Pool:
             batch.answer(task, "crash", seconds)
             return
         if reply == "timeout":
-            self._postpone(task, batch, late, seconds)
+            self._postpone(task, batch, late, seconds, time.monotonic() - worker.sent)
         else:
             batch.answer(task, reply, seconds)  # type: ignore[arg-type]
         if worker.done >= RECYCLE or worker.full:
             self._replace(worker)
 
-    def _postpone(self, task: _Task, batch: _Batch, late: deque[_Task], seconds: float) -> None:
+    def _postpone(self, task: _Task, batch: _Batch, late: deque[_Task], seconds: float, clock: float) -> None:
         """To the second round, or to the end of its time."""
         task.last, task.granted = max(seconds, 1e-3), 0.0
         task.spent += task.last
-        batch.wasted += task.last
+        batch.wasted += max(task.last, clock / CROWDED)
         if task.spent < self.timeout - 0.05:
             late.append(task)
         else:
@@ -314,7 +315,7 @@ class _Batch:
         self.known: dict[Question, Reply] = {}
         self.open: dict[Question, list[int]] = {}
         self.killed = 0
-        self.wasted = 0.0  # processor seconds on questions that did not finish
+        self.wasted = 0.0  # seconds on questions that did not finish
         for i in range(len(comparisons)):
             self._advance(i, None)
 
