@@ -238,9 +238,10 @@ class Plan:
                     name, reason = (other.get("name"), other.get("reason", "")) if isinstance(other, Mapping) else (other, "")
                     if name in present:
                         self.warnings.append(f"{node.path} and {name} do not go together{': ' + reason if reason else ''}")
-        if self.nodes["decode"] and not any("sampler_logp" in n.reads for n in (*self.nodes["shape"], *self.nodes["loss"])):
+        changing = [n.path for n in self.nodes["decode"] if "logits" in n.reads or n.card.get("forces")]
+        if changing and not any("sampler_logp" in n.reads for n in (*self.nodes["shape"], *self.nodes["loss"])):
             self.warnings.append(
-                f"{', '.join(n.path for n in self.nodes['decode'])}: tokens are not drawn from the policy that the update assumes, and no shape "
+                f"{', '.join(changing)}: tokens are not drawn from the policy that the update assumes, and no shape "
                 f"corrects for it (shape=[truncated_importance] weighs by pi_old / pi_sampler)"
             )
         if (sampler.get("top_p") or 1.0) < 1.0 or (sampler.get("top_k") or 0) > 0:

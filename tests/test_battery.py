@@ -42,6 +42,8 @@ PAIRS = [
     ["recipe=erc", "loss=gppo", "regularize=[positive_nll]"],
     ["recipe=aer", "advantage=rloo", "+shape=clip_cov"],
     ["recipe=kl", "loss=pg_ratio", "+regularize=kl_cov"],
+    ["recipe=clipcov", "decode=[edt,think_just_enough]", "+shape=truncated_importance"],
+    ["recipe=hapo", "decode=[hapo_temperature]", "control=[hapo_temperature]", "+shape=truncated_importance"],
     ["recipe=clipcov", "objective.aggregate=seq_mean", "trainer.epochs=2"],
     ["recipe=grpo", "loss=none", "regularize=[entropy]"],
     ["recipe=clipcov", "+shape.clip_cov.scope=part", "trainer.tokens_per_part=60"],

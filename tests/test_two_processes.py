@@ -23,6 +23,8 @@ RECIPES = {
     "aer": ["recipe=aer", "reward=[correct,overlong_soft]"],
     "dapo": ["recipe=dapo", "sampler.n=8", "sampler.max_tokens=16"],
     "uneven": ["recipe=reinforcepp", "sampler.prompts=3", "trainer.minibatches=3"],  # a rank without rows in some minibatches
+    "hapotemperature": ["recipe=hapotemperature"],  # a controller's knobs reach the sampler of every rank
+    "arpo": ["recipe=arpo"],
 }
 SHARD = "scale.shard=true"
 SHARDED = {

@@ -24,6 +24,7 @@ from rlent.eval.folder import Sample, append, open_folder
 from rlent.eval.result import Evaluation, ladder, tally
 from rlent.sampling.draw import Decoding, Responses, stop_tokens
 from rlent.sampling.draw import respond as draw_responses
+from rlent.sampling.drive import said
 from rlent.types import Problem, Verdict
 from rlent.world import World
 
@@ -188,6 +189,7 @@ def _samples(answers: Responses, verdicts: Sequence[Verdict], first: int, cut_is
                 finish=finish,
                 tokens=len(answers.rollouts.tokens[i]),
                 nll=0.0 - math.fsum(logp) / max(1, len(logp)),
+                decode=said(answers.rollouts, i),
             )
         )
     return found

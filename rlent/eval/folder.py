@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ class Sample:
     """One response and its verdict: a line of `responses.jsonl`.
 
     `tokens` counts the end of text; `nll` is the mean -log p of the sampled tokens in nats, under the distribution they were drawn
-    from.
+    from. `decode` is what the decode functions said of the response, or its mean over tokens.
     """
 
     problem: str
@@ -42,6 +42,7 @@ class Sample:
     finish: str
     tokens: int
     nll: float
+    decode: Mapping[str, float] = field(default_factory=dict)
 
 
 Found = dict[tuple[str, str], dict[int, Sample]]

@@ -54,6 +54,7 @@ class Tally:
     tokens: int
     nll: float  # summed over tokens
     votes: str = ""  # the class of each sample's answer, `-` for none, separated by spaces
+    decode: Mapping[str, float] = field(default_factory=dict)  # what decode functions said, summed over samples
 
     @property
     def n(self) -> int:
@@ -83,6 +84,7 @@ def tally(samples: Sequence[Sample], ks: Sequence[int], equal: Callable[[str, st
         tokens=sum(s.tokens for s in samples),
         nll=math.fsum(s.nll * s.tokens for s in samples),
         votes=" ".join(str(c) if c >= 0 else "-" for c in classes),
+        decode={name: math.fsum(s.decode.get(name, 0.0) for s in samples) for name in sorted({n for s in samples for n in s.decode})},
     )
 
 
@@ -208,6 +210,12 @@ class Evaluation:
         """Mean -log p of the sampled tokens, over tokens, in nats: an estimate of the sampling distribution's entropy."""
         return math.fsum(t.nll for t in self.problems) / max(1, sum(t.tokens for t in self.problems))
 
+    @property
+    def decode(self) -> dict[str, float]:
+        """What decode functions said of the responses, mean over responses."""
+        names = sorted({name for t in self.problems for name in t.decode})
+        return {name: math.fsum(t.decode.get(name, 0.0) for t in self.problems) / self.rows for name in names}
+
     def by_source(self) -> dict[str, Evaluation]:
         """One evaluation for each data set among the problems."""
         sources = dict.fromkeys(t.source for t in self.problems)
@@ -221,6 +229,7 @@ class Evaluation:
             found |= {f"pass@{k}": one.value, f"pass@{k}_low": one.low, f"pass@{k}_high": one.high}
             found[f"maj@{k}"] = self.maj_at_k[k].value
         found |= {"cut": self.cut, "unanswered": self.unanswered, "length": self.length, "nll": self.nll}
+        found |= {f"decode/{name}": value for name, value in self.decode.items()}
         return {f"{prefix}/{name}": value for name, value in found.items()}
 
     def summary(self) -> dict[str, Any]:
@@ -239,6 +248,7 @@ class Evaluation:
             "status": self.status,
             "length": self.length,
             "nll": self.nll,
+            **({"decode": self.decode} if self.decode else {}),
         }
         if all(t.n == 1 for t in self.problems):
             x, n = sum(t.correct for t in self.problems), len(self.problems)
@@ -320,6 +330,7 @@ class Evaluation:
         for name, found in (("pass@", self.pass_at_k), ("maj@", self.maj_at_k), ("pass^", self.pass_hat_k)):
             rows += [(f"{name}{k}", number(e.value), number(e.low), number(e.high)) for k, e in found.items()]
         shares = {"cut": self.cut, "unanswered": self.unanswered, "timed_out": self.timed_out, "length": self.length, "nll": self.nll}
+        shares |= {f"decode/{name}": value for name, value in self.decode.items()}
         rows += [(name, number(value), "", "") for name, value in shares.items()]
         return [*rows, ("se_problems", number(a.se_problems), "", ""), ("se_runs", number(a.se_runs), "", "")]
 
@@ -336,7 +347,9 @@ class Evaluation:
             title=f"{self.label or 'evaluation'}: {self.size()}",
             caption=f"avg@{self.n} {' '.join([f'{a.value:.3f}', *spread])}\n"
             f"cut {self.cut:.1%}, unanswered {self.unanswered:.1%}, timed out {self.timed_out:.1%}, "
-            f"{self.length:.1f} tokens, nll {self.nll:.3f} nats/token" + "".join(f", {s} {c}" for s, c in odd.items()),
+            f"{self.length:.1f} tokens, nll {self.nll:.3f} nats/token"
+            + "".join(f", {s} {c}" for s, c in odd.items())
+            + "".join(f"\n{name} {value:.4g}" for name, value in self.decode.items()),
             caption_justify="left",
             title_justify="left",
         )

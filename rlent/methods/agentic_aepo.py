@@ -95,7 +95,7 @@ def budget(root_entropy: float, tool_entropies: Sequence[float], *, k: int, beta
 
 def branch_probability(delta: Any, consecutive: Any, *, alpha: float, gamma: float, penalty: float) -> Any:
     """P = (alpha + gamma dH) (1 - min(1, penalty l)), l the branches in a row so far; a number that is compared with tau, not clipped."""
-    return (alpha + gamma * delta) * (1 - torch.as_tensor(penalty * consecutive).clamp(max=1.0))
+    return (alpha + gamma * delta) * (1 - torch.as_tensor(penalty * consecutive, dtype=torch.float64).clamp(max=1.0))
 
 
 def rollout_plan(
@@ -119,7 +119,10 @@ def rollout_plan(
 
 def port_value(uniform: Any, delta: Any, consecutive: Any, *, weight: float, penalty: float) -> Any:
     """clip((u + w dH) max(0, 1 - penalty l), 0, 1): the port branches where it is at least its `probability`."""
-    return (torch.as_tensor(uniform + weight * delta) * (1 - torch.as_tensor(penalty * consecutive)).clamp(min=0.0)).clamp(0.0, 1.0)
+    return (
+        torch.as_tensor(uniform + weight * delta, dtype=torch.float64)
+        * (1 - torch.as_tensor(penalty * consecutive, dtype=torch.float64)).clamp(min=0.0)
+    ).clamp(0.0, 1.0)
 
 
 def port_budget(root_entropy: float, step_entropies: Sequence[float], *, n: int, beta: float) -> int:

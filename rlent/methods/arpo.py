@@ -25,7 +25,7 @@ def turn_entropy(entropies: Any, vocab: int, first_tokens: int) -> Any:
 
 def branch_value(uniform: Any, delta: Any, weight: float) -> Any:
     """clip(u - w dU, 0, 1); a rollout branches where this is at most p_b."""
-    return torch.as_tensor(uniform - weight * delta).clamp(0.0, 1.0)
+    return torch.as_tensor(uniform - weight * delta, dtype=torch.float64).clamp(0.0, 1.0)
 
 
 def branch_test(

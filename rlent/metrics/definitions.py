@@ -506,6 +506,13 @@ _TABLE = [
         "falls with entropy/mean in a collapse",
     ),
     # one of the sets of a suite (eval.sets), and the suite's means
+    Metric(
+        "eval/decode/<name>",
+        "as noted",
+        "mean over the evaluation's responses of what a decode function said of them, or of its mean over their tokens",
+        "as decode/<name>",
+    ),
+    Metric("eval/<set>/decode/<name>", "as noted", "what a decode function said of the responses to <set>", "as eval/decode/<name>"),
     Metric("eval/<set>/avg", "share", "avg@n on the problems of <set>, under the set's own protocol", "as eval/avg"),
     Metric("eval/<set>/pass@<k>", "share", "pass@<k> on the problems of <set>", "as eval/pass@<k>"),
     Metric("eval/<set>/pass@<k>_low", "share", "lower end of the 95 % interval of pass@<k> on <set>", "as eval/pass@<k>_low"),

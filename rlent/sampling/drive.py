@@ -32,6 +32,14 @@ def evaluated(decode: Sequence[Node]) -> list[Node]:
     return [node for node in decode if node.card.get("only") != "train"]
 
 
+def said(found: Rollouts, row: int) -> dict[str, float]:
+    """The numbers decode functions gave for a row: their own, and means over tokens of what they said of each token."""
+    told = {name: values[row] for name, values in found.notes.items()}
+    means = {name: sum(v) / len(v) for name, v in told.items() if v and all(isinstance(x, int | float) for x in v)}
+    own = {name: float(values[row]) for name, values in found.counts.items() if isinstance(values[row], int | float)}
+    return means | own
+
+
 def rollouts(engine: Engine, tokenizer: Any, requests: Sequence[Request], decode: Sequence[Node], *, entropy: bool = False) -> Rollouts:
     """One response for each request, drawn as the recipe's decode functions say.
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rlent.methods.grpo import group_relative
-from rlent.methods.hapo import adaptive_clip, entropy_score, ranges, redistribute, token_group
+from rlent.methods.hapo import adaptive_clip, adaptive_temperature, entropy_score, ranges, redistribute, temperature_statistics, token_group
 from rlent.methods.ppo_clip import clipped_surrogate
 
 VECTORS = ("hapo_aac", "hapo_tga")
@@ -149,3 +149,42 @@ def test_padding_triggers_the_released_fallback():
 
 def test_a_response_without_tokens_has_no_say_about_the_token_mean():
     assert tga([1.0, 0.0, 9.0], [2, 2, 0], [0, 0, 0])[:2] == pytest.approx([1.0, -1.0])
+
+
+def statistics(*entropies, pivot=0.5):
+    found = temperature_statistics(t(*entropies), torch.ones(1, len(entropies)).bool(), knob="decode.h.median", pivot=pivot, floor=1e-8)
+    return {name.removeprefix("decode.h."): value for name, value in found.items()}
+
+
+def cooled(known, logits, faithful="paper"):
+    asked = torch.ones(len(logits), dtype=torch.float64)
+    return adaptive_temperature(logits, asked, tau=0.05, **known, epsilon=1e-6, faithful=faithful)["temperature"].tolist()
+
+
+def test_the_temperature_moves_by_how_far_a_token_is_from_the_pivot_of_the_step_before():
+    known = statistics(math.exp(-2.0), math.exp(-1.0), 1.0)  # ln entropies -2, -1, 0 about a pivot of -1
+    assert known["median"] == pytest.approx(-1.0) and known["std"] == pytest.approx(math.sqrt(2 / 3))
+    assert known["scale_pos"] == pytest.approx(known["std"]) and known["scale_neg"] == pytest.approx(-known["std"])
+    flat, sure = torch.zeros(1, 3, dtype=torch.float64), torch.tensor([[40.0, 0.0, 0.0]], dtype=torch.float64)
+    # flat: H = ln 3, ln H = 0.094, above the highest of the step before, so h = 1; sure: far below the lowest, h = -1
+    assert cooled(known, torch.cat((flat, sure))) == pytest.approx([1.05, 0.95])
+    assert cooled(known, torch.cat((flat, sure)), "released") == pytest.approx([1.05, 1.05])
+
+
+def test_at_the_first_step_nothing_is_known_and_the_temperature_stays():
+    nothing = {"median": 0.0, "std": 0.0, "scale_pos": 0.0, "scale_neg": 0.0}
+    assert cooled(nothing, torch.zeros(2, 3, dtype=torch.float64)) == [1.0, 1.0]
+    assert temperature_statistics(t(1.0), torch.zeros(1, 1).bool(), knob="decode.h.median", pivot=0.8, floor=1e-8) is None
+
+
+def test_equal_entropies_give_finite_scales():
+    known = statistics(0.5, 0.5)
+    assert all(math.isfinite(v) for v in known.values())
+    assert all(0.95 <= x <= 1.05 for x in cooled(known, torch.randn(5, 4, dtype=torch.float64)))
+
+
+def test_padding_does_not_enter_the_statistics():
+    mask = torch.tensor([[True, True, False]])
+    with_pad = temperature_statistics(t(0.3, 0.6, 99.0), mask, knob="median", pivot=0.8, floor=1e-8)
+    without = temperature_statistics(t(0.3, 0.6), mask[:, :2], knob="median", pivot=0.8, floor=1e-8)
+    assert with_pad == without

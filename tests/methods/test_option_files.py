@@ -107,7 +107,8 @@ def test_functions_read_known_streams(file):
         reads = [spec.get("streams", {}).get(r, r) for r in reads]
         assert set(reads) <= set(DRIVER if "requests" in reads else {*RULE, *(r for r in reads if r.endswith("_logits"))})
         return
-    nodes = ("advantage", *(f"old_{name}" for name in probes), *(f.stem for f in FILES if f.parent.name in ("shape", "reward")))
+    own = (f.stem for f in FILES if f.parent.name in ("shape", "reward", "decode"))
+    nodes = ("advantage", *(f"old_{name}" for name in probes), *own)
     made |= {s for s in reads if s.startswith(tuple(f"{name}_" for name in nodes))}
     assert set(reads) <= {*STREAMS, *made}
     assert not [s for s in reads if f"now_{s}" in reads]
