@@ -25,7 +25,8 @@ LAST = 5
 class Pair:
     """One method at one size of part: [whole minibatch, part by part]. Entropies in nats.
 
-    `acts`: trained tokens whose gradient the method changed in the first step after the fork (share). `gradient`: mean |pull| then.
+    `acts`: trained tokens whose gradient the method's shapes and regularizers changed in the first step after the fork (share; NaN where
+    it acts through the loss). `gradient`: mean |pull| then.
     `entropy`: mean over the last steps. `noise`: range of the whole-minibatch entropies over all sizes of part; NaN with one size.
     """
 
@@ -59,7 +60,13 @@ def measure(branches: Mapping[tuple[str, int, str], Path], at: int) -> list[Pair
 
 def write(pairs: Sequence[Pair], file: Path) -> None:
     """The pairs as JSON; what is not a number is null."""
-    plain: Any = [{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(p).items()} for p in pairs]
+
+    def known(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return [known(v) for v in value]
+        return None if isinstance(value, float) and math.isnan(value) else value
+
+    plain = [{k: known(v) for k, v in asdict(p).items()} for p in pairs]
     file.write_text(json.dumps(plain, indent=1) + "\n")
 
 
@@ -71,7 +78,7 @@ def lines(pairs: Sequence[Pair]) -> list[str]:
             (
                 p.method.removeprefix("recipe="),
                 str(p.tokens),
-                f"{100 * p.acts[0]:.2f} -> {100 * p.acts[1]:.2f}",
+                "-" if math.isnan(p.acts[0]) else f"{100 * p.acts[0]:.2f} -> {100 * p.acts[1]:.2f}",
                 f"{p.gradient[0]:.4f} -> {p.gradient[1]:.4f}",
                 f"{p.entropy[0]:.3f} -> {p.entropy[1]:.3f}",
                 f"{p.entropy[1] - p.entropy[0]:+.3f}",

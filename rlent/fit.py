@@ -128,6 +128,13 @@ def runs_in(places: Sequence[str]) -> list[Path]:
     return found
 
 
+def _fork(folder: Path) -> int | None:
+    """The step from which a branch has a recipe of its own; None for other runs."""
+    file = folder / "run.json"
+    origin = json.loads(file.read_text()).get("fork") if file.is_file() else None
+    return int(origin["step"]) if origin and origin["changed"] else None
+
+
 def fit_run(folder: Path, *, x: str = ENTROPY, y: str = SCORE, early: float = 0.15, force: bool = False) -> Fit:
     """The law of one run. A run with an intervention has none unless `force`.
 
@@ -138,6 +145,9 @@ def fit_run(folder: Path, *, x: str = ENTROPY, y: str = SCORE, early: float = 0.
     if not file.is_file():
         raise DataError(f"{folder} has no metrics.jsonl yet")
     rows = [json.loads(line) for line in file.read_text().splitlines() if line.strip()]
+    origin = _fork(folder)
+    if origin is not None:  # what came before the fork is the parent's, under another recipe
+        rows = [r for r in rows if r["step"] > origin]
     for name in (x, y):
         if not any(r.get(name) is not None for r in rows):
             known = sorted({k for r in rows for k in r if k.split("/")[0] == name.split("/")[0]})
@@ -145,7 +155,7 @@ def fit_run(folder: Path, *, x: str = ENTROPY, y: str = SCORE, early: float = 0.
     steps, entropy, score = pairs(rows, x=x, y=y)
     acting = interventions(RunFolder(folder).config)
     size = parameters(folder)
-    warnings = []
+    warnings = [] if origin is None else [f"a branch: only what came after step {origin} is fitted"]
     if acting and not force:
         text = f"the law is not fitted: {', '.join(acting)} acts on entropy, and the result would be no ceiling (--force fits it anyway)"
         return Fit(str(folder), steps, entropy, score, None, None, [text], size)
@@ -254,7 +264,8 @@ def _plot(fits: Sequence[Fit], out: Path, y: str) -> list[Path]:
     names = {fit.run: Path(fit.run).name for fit in fits}
     colour = colours(names.values())
     rows: list[list[Any]] = [["run", "step", "entropy", "score", "law"]]
-    for fit in fits:
+    widest = max(h for fit in fits for h in fit.entropy)
+    for index, fit in enumerate(fits):
         name = names[fit.run]
         axes.scatter(fit.entropy, fit.score, s=16, color=colour[name], alpha=0.75, linewidths=0, label=name)
         law = fit.law
@@ -263,7 +274,7 @@ def _plot(fits: Sequence[Fit], out: Path, y: str) -> list[Path]:
             grid = np.linspace(0, max(fit.entropy), 80)
             axes.plot(grid, [law.at(h) for h in grid], color=colour[name], linewidth=1.6)
             axes.errorbar(
-                [0],
+                [-0.014 * widest * (index + 1)],  # beside each other, left of zero
                 [law.ceiling],
                 yerr=[[max(0.0, law.ceiling - law.ceiling_interval[0])], [max(0.0, law.ceiling_interval[1] - law.ceiling)]],
                 color=colour[name],
@@ -274,9 +285,9 @@ def _plot(fits: Sequence[Fit], out: Path, y: str) -> list[Path]:
             )
     axes.set_xlabel("entropy (nats per token)")
     axes.set_ylabel(y)
-    axes.set_xlim(left=0)
+    axes.set_xlim(left=-0.014 * widest * (len(fits) + 1.5))
     clean(axes)
     axes.legend(frameon=False)
     return finish(
-        figure, f"Lines: least squares in exp(entropy). Bars at 0: the ceiling b - a, {LEVEL:.0%} bootstrap over points.", out, rows
+        figure, f"Lines: least squares in exp(entropy). Bars left of 0: the ceilings b - a, {LEVEL:.0%} bootstrap over points.", out, rows
     )

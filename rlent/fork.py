@@ -282,7 +282,8 @@ def _check_folder(branch: Branch, parent: Parent, at: int) -> None:
         raise RunExists(f"'{branch.folder}' exists and is no branch; nothing was overwritten. Choose another place with --out")
     about, config = RunFolder(branch.folder).about, RunFolder(branch.folder).config
     kept, asked = recipes.flat(config), recipes.flat(branch.recipe.config)
-    other = [k for k in sorted({*kept, *asked}) if kept.get(k) != asked.get(k) and not k.startswith((*MOVABLE, "run.", "card"))]
+    known = [k for k in sorted({*kept, *asked}) if k in kept or k.split(".")[0] in METHOD]  # a later version may have more settings
+    other = [k for k in known if kept.get(k) != asked.get(k) and not k.startswith((*MOVABLE, "run.", "card"))]
     origin = about.get("fork", {})
     if (origin.get("id"), origin.get("step")) != (parent.about["id"], at):
         what = f"a branch of {origin['run']} at step {origin['step']}" if origin else "a run that is no branch"

@@ -456,6 +456,8 @@ def contrast(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
     covered = tuple(f"{p}." for p in (*gone, *came, *swapped))
     for key in sorted({*one, *other}):
         values = [c.get(key, "-") for c in (one, other)]
+        if "-" in values and key.split(".")[0] not in (*SEATS, "models"):
+            continue  # a setting that one of them, made with another version, does not have
         if values[0] != values[1] and not key.startswith(covered) and values not in (["-", {}], [{}, "-"]):
             lines.append(f"{key}: {values[0]} -> {values[1]}")
     return lines

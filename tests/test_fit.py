@@ -56,6 +56,17 @@ def test_an_intervened_run_has_no_ceiling(tmp_path: Path):
     assert rlent("fit", str(run), "--force").returncode == 0
 
 
+def test_of_a_branch_only_what_came_after_the_fork_is_fitted(tmp_path: Path):
+    values = curve(60)
+    for row in values[:20]:
+        row["eval/pass@1"] = 0.0  # the parent's past, of another recipe
+    run = written(tmp_path / "run", values)
+    (run / "run.json").write_text(json.dumps({"fork": {"step": 20, "changed": ["loss.high: 1 -> 2"]}}))
+    found = json.loads(rlent("fit", str(run), "--json").stdout)["runs"][0]
+    assert min(found["steps"]) > 20 and found["law"]["r2"] == pytest.approx(1.0)
+    assert found["warnings"] == ["a branch: only what came after step 20 is fitted"]
+
+
 @pytest.mark.parametrize(
     "values, said",
     [

@@ -13,10 +13,11 @@ from rlent.errors import DataError, UsageError
 from rlent.eval.result import Evaluation
 from rlent.folder import RunFolder
 from rlent.recipe import contrast, flat
+from rlent.seats import SEATS
 from rlent.track.record import read_rows
 from rlent.track.tracker import METRICS, TIMINGS
 
-APART = ("seed", "run.", "track.", "scale.", "checkpoint.", "card.", "stop.", "trainer.max_time")
+APART = ("seed", "run.", "track.", "scale.", "checkpoint.", "card.", "stop.", "eval.", "engine.", "trainer.max_time")
 """Settings that do not make another method: runs that differ in nothing else are seeds of one."""
 
 
@@ -183,23 +184,33 @@ def collect(places: Sequence[str]) -> Collection:
     return Collection(methods, trees(methods), start, [e for e in loaded if e is not start], notes)
 
 
-def method_key(config: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """What makes two runs seeds of one method."""
-    return tuple(sorted((k, repr(v)) for k, v in flat(config).items() if not k.startswith(APART) and v != {}))
+def method_keys(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """What makes each run another method; runs that agree in it are seeds of one.
+
+    Settings that some of the runs, made with another version, do not have are left out; functions and their options are not.
+    """
+    flats = [
+        {k: repr(v) for k, v in flat(c).items() if not k.startswith(APART) and ".card." not in k and v not in ({}, None)} for c in configs
+    ]
+    everywhere = set.intersection(*({k for k in flat(c)} for c in configs))
+    return [{k: v for k, v in f.items() if k in everywhere or k.split(".")[0] in (*SEATS, "models")} for f in flats]
 
 
 def group(runs: Sequence[RunData]) -> list[Method]:
     """Methods, the plainest first (grpo, where there is one); labels tell apart what has the same recipe."""
     found: dict[Any, list[RunData]] = {}
-    for run in runs:
+    keys = method_keys([run.config for run in runs])
+    apart: dict[int, dict[str, str]] = {}
+    for run, key in zip(runs, keys, strict=True):
         origin = run.fork["step"] if run.fork and run.fork["changed"] else None
-        found.setdefault((method_key(run.config), origin), []).append(run)
+        found.setdefault((tuple(sorted(key.items())), origin), []).append(run)
+        apart[id(run)] = key
     members = [_unique(m) for m in found.values()]
     names = [m[0].name for m in members]
     labels = []
     for one in members:
         sisters = [m for m in members if m[0].name == one[0].name]
-        labels.append(one[0].name if len(sisters) == 1 else f"{one[0].name} {_told_apart(one, sisters)}".strip())
+        labels.append(one[0].name if len(sisters) == 1 else f"{one[0].name} {_told_apart(one, sisters, apart)}".strip())
     methods = [Method(label, sorted(m, key=lambda r: r.seed)) for label, m in zip(labels, members, strict=True)]
     order = sorted(range(len(methods)), key=lambda i: (names[i] != "grpo", bool(members[i][0].fork), i))
     methods = [methods[i] for i in order]
@@ -218,14 +229,17 @@ def _unique(runs: list[RunData]) -> list[RunData]:
     return list(kept.values())
 
 
-def _told_apart(one: Sequence[RunData], sisters: Sequence[Sequence[RunData]]) -> str:
-    """The settings in which runs of one recipe differ, as `coef=0.01`."""
-    flats = [{k: v for k, v in flat(s[0].config).items() if not k.startswith(APART)} for s in sisters]
-    keys = sorted(k for k in {k for f in flats for k in f} if len({repr(f.get(k)) for f in flats}) > 1)
+def _told_apart(one: Sequence[RunData], sisters: Sequence[Sequence[RunData]], apart: Mapping[int, Mapping[str, str]]) -> str:
+    """The settings in which runs of one recipe differ, as `coef=0.01`, and the step of a fork."""
+    own = [apart[id(s[0])] for s in sisters]
+    keys = sorted(k for k in {k for f in own for k in f} if len({f.get(k) for f in own}) > 1)
     mine = flat(one[0].config)
-    short = [k for k in keys if not k.endswith("_target_")] or keys
-    text = " ".join(f"{k.split('.')[-1]}={mine.get(k, '-')}" for k in short[:3])
-    return text or (f"from step {one[0].fork['step']}" if one[0].fork else "")
+    short = [k for k in keys if not k.endswith("_target_") and k != "trainer.steps"] or keys
+    words = [f"{k.split('.')[-1]}={mine[k]}" for k in short if mine.get(k) is not None][:3]
+    forks = {s[0].fork["step"] if s[0].fork else 0 for s in sisters}
+    if one[0].fork and len(forks) > 1:
+        words.append(f"from step {one[0].fork['step']}")
+    return " ".join(words)
 
 
 def trees(methods: Sequence[Method]) -> list[Tree]:

@@ -49,7 +49,7 @@ def report(places: Sequence[str], out: str, *, force: bool = False) -> int:
 
 def title(collection: Collection) -> str:
     """What is compared."""
-    labels = [m.label for m in collection.methods]
+    labels = list(dict.fromkeys(m.runs[0].name for m in collection.methods))
     task = str(collection.base.runs[0].about.get("data", {}).get("name", "")).removesuffix("/train") or "one task"
     listed = ", ".join(labels[:4]) + (f" and {len(labels) - 4} more" if len(labels) > 4 else "")
     return f"{listed} on {task} ({Path(str(collection.base.config['model']['path'])).name})"

@@ -81,7 +81,7 @@ def metric_panels(
     methods: Sequence[Method], metrics: Sequence[str], looks: Mapping[str, Look], *, smooth: int = SMOOTH, columns: int = 3
 ) -> Drawn:
     """Small multiples: one panel for each metric, one line for each method."""
-    columns = min(columns, len(metrics))
+    columns = 2 if len(metrics) == 4 else min(columns, len(metrics))
     rows = -(-len(metrics) // columns)
     table: list[list[Any]] = [["metric", "method", "step", "mean", "low", "high"]]
     with sheet(3.45 * columns + 0.4, 2.65 * rows + 0.45, rows, columns, sharex=True) as (figure, panels):
@@ -111,13 +111,13 @@ def metric_panels(
 
 def law(collection: Collection, looks: Mapping[str, Look], y: str = "eval/pass@1") -> Drawn | None:
     """Score against the entropy of the same weights, and the law of the methods it holds for."""
-    drawn = False
+    drawn, drawn_laws = False, 0
     table: list[list[Any]] = [["method", "seed", "step", "entropy", "score", "law"]]
     said = []
     with sheet(7.2, 4.1) as (figure, (axes,)):
         for method in collection.methods:
             look = looks[method.label]
-            points = [(r, *pairs(r.rows, y=y)) for r in method.runs]
+            points = [(r, *pairs(_own(r), y=y)) for r in method.runs]
             if not any(s for _, s, _, _ in points):
                 continue
             drawn = True
@@ -134,8 +134,9 @@ def law(collection: Collection, looks: Mapping[str, Look], y: str = "eval/pass@1
                 grid = np.linspace(0, max(entropy), 60)
                 axes.plot(grid, [fitted.at(h) for h in grid], color=look.colour, linestyle=look.dash, linewidth=1.6)
                 low, high = fitted.ceiling_interval
+                drawn_laws += 1
                 axes.errorbar(
-                    [0], [fitted.ceiling], yerr=[[max(0.0, fitted.ceiling - low)], [max(0.0, high - fitted.ceiling)]],
+                    [-0.014 * drawn_laws * max(entropy)], [fitted.ceiling], yerr=[[max(0.0, fitted.ceiling - low)], [max(0.0, high - fitted.ceiling)]],
                     color=look.colour, capsize=3, fmt="none", clip_on=False,
                 )  # fmt: skip
                 said.append(
@@ -150,13 +151,18 @@ def law(collection: Collection, looks: Mapping[str, Look], y: str = "eval/pass@1
                 ]
         axes.set_xlabel("entropy of the evaluated weights, nats per token")
         axes.set_ylabel(f"{y.removeprefix('eval/')} on held-out problems")
-        axes.set_xlim(left=0)
+        axes.set_xlim(left=-0.014 * (drawn_laws + 1.5) * axes.get_xlim()[1])
         legend(figure, _handles(looks, [m.label for m in collection.methods], marker=True))
     if not drawn:
         return None
-    caption = "Lines: R = -a exp(H) + b, least squares in exp(H), for methods without intervention; bars at 0: the ceiling b - a, 95 % bootstrap. "
+    caption = "Lines: R = -a exp(H) + b, least squares in exp(H), for methods without intervention; bars left of 0: the ceiling b - a, 95 % bootstrap. "
     caption += ". ".join(said) + "." if said else "No method here has a law: too few evaluations, or all of them intervene on entropy."
     return Drawn("law", "Score against entropy", caption, figure, table)
+
+
+def _own(run: RunData) -> list[dict[str, Any]]:
+    """A run's rows without those that a branch has from its parent, under another recipe."""
+    return [r for r in run.rows if not (run.fork and run.fork["changed"]) or r["step"] > run.fork["step"]]
 
 
 def covariance(methods: Sequence[Method], looks: Mapping[str, Look]) -> Drawn | None:
@@ -349,6 +355,8 @@ def cost(methods: Sequence[Method], looks: Mapping[str, Look]) -> Drawn | None:
 
 def fork_tree(trees: Sequence[Tree], looks: Mapping[str, Look]) -> Drawn:
     """Forks of one step: the trunk and its branches above, paired differences from the first branch below."""
+    from matplotlib.lines import Line2D
+
     step, metrics = trees[0].step, ("entropy/mean", "reward/mean", "length/mean")
     labels = list(dict.fromkeys(label for t in trees for label, _ in t.branches))
     base = labels[0]
@@ -375,7 +383,7 @@ def fork_tree(trees: Sequence[Tree], looks: Mapping[str, Look]) -> Drawn:
             bottom.set_xlabel("step")
             for panel in (top, bottom):
                 panel.axvline(step, color=MUTED, linewidth=0.9, linestyle=(0, (2, 2)))
-        legend(figure, _handles(looks, labels))
+        legend(figure, [Line2D([], [], color=MUTED, linewidth=2, label="before the fork"), *_handles(looks, labels)])
     many = (
         f"{len(trees)} parents, one for each seed: means and ranges. "
         if len(trees) > 1

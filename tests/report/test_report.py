@@ -105,6 +105,24 @@ def test_seeds_are_one_method_and_a_branch_of_the_parents_own_recipe_is_not_coun
     assert [label for label, _ in tree.branches] == ["grpo", "clipcov"] and tree.parent is not None
 
 
+def test_variants_of_a_recipe_are_named_by_what_differs_and_settings_of_another_version_are_no_difference(
+    sweep: Path, tmp_path: Path
+) -> None:
+    for name, old, new in (
+        ("a", "tokens_per_part", "tokens_per_part"),
+        ("b", "epochs: 1", "epochs: 1\n  of_a_later_version: 3"),
+        ("c", "low: 0.2", "low: 0.1"),
+    ):
+        shutil.copytree(sweep / "grpo-1", tmp_path / name)
+        file = tmp_path / name / "recipe.yaml"
+        file.write_text(file.read_text().replace(old, new))
+        about = json.loads((tmp_path / name / "run.json").read_text()) | {"id": name}
+        (tmp_path / name / "run.json").write_text(json.dumps(about))
+    found = collect([str(tmp_path)])
+    assert [(m.label, len(m.runs)) for m in found.methods] == [("grpo low=0.2", 2), ("grpo low=0.1", 1)]
+    assert found.methods[1].differences == ["loss.low: 0.2 -> 0.1"]
+
+
 def test_a_run_in_progress_an_empty_one_and_what_is_no_run(sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(sweep / "grpo-1", tmp_path / "a")
     (tmp_path / "a" / "status.json").write_text('{"state": "running", "step": 0, "reason": ""}')
