@@ -14,6 +14,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 from transformers.utils import logging as hf_logging
 
 from rlent.engine.base import Engine
@@ -264,16 +265,23 @@ def _document(reports: Sequence[Report], folders: dict[str, Path], together: dic
     return {"evaluations": [one(r) for r in reports], "comparison": comparison}
 
 
+def show(console: Console, table: Table) -> None:
+    """A table, and its caption below it in lines of its own, which rich would break at the table's width."""
+    caption, table.caption = table.caption, None
+    console.print(table)
+    print(caption)
+
+
 def _show(reports: Sequence[Report], folders: dict[str, Path], together: dict[str, Any] | None, verl: bool) -> None:
     console = Console() if sys.stdout.isatty() else Console(width=160)
     for report in reports:
         folder = folders[report.label]
         if (folder / "suite.json").is_file():
-            console.print(report.table())
+            show(console, report.table())
             made = "suite.json, sets.png, and eval.json, responses.jsonl of each set"
         else:
             name, first = next(iter(report.sets.items()))
-            console.print(first.table())
+            show(console, first.table())
             for note in report.notes.get(name, ()):
                 print(f"note: {note}")
             made = "eval.json, responses.jsonl, pass_at_k.png"
@@ -282,7 +290,7 @@ def _show(reports: Sequence[Report], folders: dict[str, Path], together: dict[st
                 print(f"{name}, as verl's validation would log it: " + ", ".join(f"{k} {v:.4f}" for k, v in e.verl().items()))
         print(f"{folder}: {made}")
     if together is not None:
-        console.print(together["result"].table())
+        show(console, together["result"].table())
         print(f"{together['folder']}: comparison.json, comparison.csv, figures")
 
 

@@ -258,7 +258,8 @@ def main(root: str, arguments: Sequence[str], *, out: str | None = None, as_json
     if as_json:
         print(json.dumps(document))
         return 0
-    table = Table(title="graded again", title_justify="left", caption_justify="left", caption="\n".join(_notes(results)))
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    table = Table(title="graded again", title_justify="left")
     table.add_column("set", no_wrap=True)
     for column in (
         "problems x samples",
@@ -278,7 +279,8 @@ def main(root: str, arguments: Sequence[str], *, out: str | None = None, as_json
             name, r.after.counts(), before, f"{r.after.average.value:.4f}", str(up), str(down), str(len(r.changed) - up - down),
             f"{r.after.unanswered:.1%}", f"{r.after.timed_out:.1%}",
         )  # fmt: skip
-    (Console() if sys.stdout.isatty() else Console(width=160)).print(table)
+    console.print(table)
+    print("\n".join(_notes(results)))
     print(f"{base}: regraded.json, and responses.jsonl, changes.jsonl, eval.json of each set")
     return 0
 

@@ -129,7 +129,7 @@ def benches(recipe: Recipe, ask: Ask, default_problems: int | None = None, made:
         except RlentError as error:
             problems.append(f"eval.sets: {name}: {error}; or read it from a file, eval.paths.{name}=FILE, or leave it out of eval.sets")
     if problems:
-        raise RecipeError(problems)
+        raise RecipeError(problems, where="this evaluation cannot be made:")
     return found
 
 
