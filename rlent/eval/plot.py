@@ -139,7 +139,7 @@ def _sets_panel(axes: Axes, reports: Sequence[Report], names: Sequence[str], col
         highest = max(highest, *highs)
         spread = [[v - x for v, x in zip(values, lows, strict=True)], [x - v for v, x in zip(values, highs, strict=True)]]
         style: dict[str, Any] = {"color": colour[r.label], "marker": PALETTE[colour[r.label]], "markersize": 5.5, "linestyle": "none"}
-        axes.errorbar(at, values, yerr=spread, label=r.label, elinewidth=1.4, capsize=2.5, zorder=3, **style)
+        axes.errorbar(at, values, yerr=spread, label=r.label, elinewidth=1.4, capsize=2.5, zorder=3, clip_on=False, **style)
     axes.axvline(len(names) - 0.5, color="#9a9a9a", linewidth=0.8, linestyle=":")
     axes.set_xticks(range(len(places)), [p.replace("_", "\n", 1) if p in reports[0].means else p.replace("_", "_\n", 1) for p in places])
     axes.tick_params(axis="x", labelsize=8)

@@ -98,8 +98,8 @@ def _rows(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"{path.name}:{number}", row
 
 
-def read_responses(folder: Path) -> tuple[list[Sample], dict[tuple[str, str], Problem], bool]:
-    """The recorded samples, the problems they answer, and whether they came with verdicts.
+def read_responses(folder: Path) -> tuple[list[Sample], dict[tuple[str, str], Problem], frozenset[str]]:
+    """The recorded samples, the problems they answer, and the fields that every row states (`correct`, `answer`, ...).
 
     Raises:
         DataError: a broken line, one sample twice, or one problem with two golds.
@@ -108,14 +108,14 @@ def read_responses(folder: Path) -> tuple[list[Sample], dict[tuple[str, str], Pr
     problems = read_problems(kept) if kept.is_file() else {}
     samples: list[Sample] = []
     seen: Counter[tuple[str, str]] = Counter()
-    graded = True
     known = {f.name for f in fields(Sample)}
+    stated: set[str] = set(known)
     twice: set[tuple[str, str, int]] = set()
     for place, row in _rows(folder):
         source = str(row.get("source") or folder.name)
         prompt = str(row.get("prompt", ""))
         problem = str(row.get("problem", row.get("id", prompt)))
-        graded = graded and "correct" in row
+        stated &= row.keys()
         number = int(row.get("sample", seen[source, problem]))
         seen[source, problem] += 1
         if (source, problem, number) in twice:
@@ -128,12 +128,12 @@ def read_responses(folder: Path) -> tuple[list[Sample], dict[tuple[str, str], Pr
             problems[source, problem] = Problem(problem, prompt, row["gold"], dict(row.get("meta") or {}), source)
         elif (gold := problems[source, problem].gold) != row["gold"]:
             raise DataError(f"{folder / place}: problem '{problem}' has the gold {row['gold']!r} here and {gold!r} before")
-    return samples, problems, graded
+    return samples, problems, frozenset(stated)
 
 
 def regrade(folder: Path, grader: Grader, *, name: str = "", progress: Any = None) -> tuple[Regraded, list[Sample]]:
     """Grade the folder's responses again with `grader`; nothing is written."""
-    samples, problems, graded = read_responses(folder)
+    samples, problems, stated = read_responses(folder)
     settings = json.loads((folder / "settings.json").read_text()) if (folder / "settings.json").is_file() else {}
     cut_is_wrong = bool(settings.get("cut_is_wrong", True))
     now: list[Sample] = []
@@ -149,16 +149,19 @@ def regrade(folder: Path, grader: Grader, *, name: str = "", progress: Any = Non
     about.pop("fingerprint", None), about.pop("extra", None)
     equal = getattr(grader, "equal", None)
     after = _evaluation("regraded", now, equal, about, cut_is_wrong)
-    before = _evaluation("recorded", samples, equal, {**settings, "grader": settings.get("grader")}, cut_is_wrong) if graded else None
+    before = (
+        _evaluation("recorded", samples, equal, {**settings, "grader": settings.get("grader")}, cut_is_wrong)
+        if "correct" in stated
+        else None
+    )
     changed, moves = [], Counter[str]()
-    answered = any(s.answer is not None for s in samples)  # some record verdicts alone
-    for old, new in zip(samples, now, strict=True) if graded else ():
+    for old, new in zip(samples, now, strict=True) if "correct" in stated else ():
         was, is_ = ({"correct": s.correct, "answer": s.answer, "status": s.status, "method": s.method} for s in (old, new))
         if old.correct != new.correct:
             moves["wrong to right" if new.correct else "right to wrong"] += 1
-        elif answered and old.answer != new.answer:
+        elif "answer" in stated and old.answer != new.answer:
             moves["another answer, same verdict"] += 1
-        elif answered and old.status != new.status:
+        elif "status" in stated and old.status != new.status:
             moves["another status, same verdict"] += 1
         else:
             continue

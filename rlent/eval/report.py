@@ -36,7 +36,9 @@ def weights(evals: Mapping[str, Evaluation], kind: str) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class Mean:
-    """A weighted mean of avg@n over sets. Problems of different sets are independent, so variances add; the interval is normal."""
+    """A weighted mean of avg@n over sets. Problems of different sets are independent, so variances add; the interval is normal, and
+    NaN where no set has a spread.
+    """
 
     value: float
     se_problems: float
@@ -63,7 +65,7 @@ class Report:
             value = math.fsum(share[name] * e.average.value for name, e in self.sets.items())
             se = math.sqrt(math.fsum((share[name] * e.average.se_problems) ** 2 for name, e in self.sets.items()))
             reach = passk.normal_quantile(0.5 + LEVEL / 2) * se
-            low, high = (float(np.clip(x, 0, 1)) for x in (value - reach, value + reach))
+            low, high = (float(np.clip(x, 0, 1)) if se > 0 else math.nan for x in (value - reach, value + reach))
             found[kind] = Mean(value, se, low, high, share)
         return found
 

@@ -124,8 +124,13 @@ class Evaluation:
 
     @cached_property
     def average(self) -> passk.Average:
-        """avg@n and its errors; the interval is cut to 0 ... 1."""
+        """avg@n and its errors; the interval is cut to 0 ... 1. Where no response, or every one, is right there is no spread to
+        estimate an error from: then it is Wilson's for as many trials as there are problems.
+        """
         found = passk.avg_at_n([[int(v) for v in t.verdicts] for t in self.problems], level=LEVEL)
+        if found.value in (0.0, 1.0):
+            low, high = self._certain(found.value)
+            return replace(found, low=low, high=high, interval="wilson")
         low, high = (float(np.clip(x, 0, 1)) for x in (found.low, found.high))  # NaN stays NaN
         return replace(found, low=low, high=high)
 
@@ -166,11 +171,17 @@ class Evaluation:
         found = passk.verl_best([[int(v) for v in t.verdicts] for t in self.problems], votes if whole else None)
         return {f"verl_{name}": value for name, value in found.items()}
 
+    def _certain(self, value: float) -> tuple[float, float]:
+        """The interval of a mean over problems that all have the value 0, or all 1."""
+        return passk.wilson(round(value) * len(self.problems), len(self.problems), level=LEVEL)
+
     def _estimates(self, of_k: Sequence[passk.Array]) -> dict[int, Estimate]:
+        """Means over problems with bootstrap intervals; where all problems have 0, or all 1, no draw differs, and Wilson's stand."""
         values = np.stack(of_k, 1)
         low, high = passk.bootstrap_interval(values, level=LEVEL, draws=DRAWS)
-        columns = zip(self.ladder, values.mean(0), low, high, strict=True)
-        return {k: Estimate(float(v), float(lo), float(hi)) for k, v, lo, hi in columns}
+        means = values.mean(0)
+        ends = [self._certain(v) if v in (0.0, 1.0) else (float(x), float(y)) for v, x, y in zip(means, low, high, strict=True)]
+        return {k: Estimate(float(v), *end) for k, v, end in zip(self.ladder, means, ends, strict=True)}
 
     @property
     def rows(self) -> int:

@@ -119,3 +119,13 @@ def test_table_names_errors_samples_and_notes() -> None:
     assert list(table.columns[1].cells)[:2] == ["4 x 2", "10 x 1"]
     assert "big: the first 10 of 675 problems" in str(table.caption)
     assert report.metrics()["eval/mean_of_sets"] == 0.5 and report.metrics()["eval/small/avg"] == 0.5
+
+
+def test_where_nothing_is_right_the_interval_does_not_claim_certainty() -> None:
+    none = of("a", "s", ["0000"] * 30)
+    assert none.average.low == 0 and none.average.high == pytest.approx(0.11351339317396876)  # Wilson, 0 of 30
+    assert none.average.interval == "wilson" and none.pass_at_k[1].high == none.average.high
+    every = of("a", "s", ["11"] * 30)
+    assert every.average.low == pytest.approx(1 - 0.11351339317396876) and every.average.high == 1
+    mean = Report("a", {"s": none}).means["mean_of_sets"]
+    assert mean.value == 0 and math.isnan(mean.high)
