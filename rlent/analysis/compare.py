@@ -124,7 +124,7 @@ def compare(source: Source, played: Sequence[Played]) -> Comparison:
         row["selected"] = None if p.selected is None else float(p.selected.sum() / max(tokens, 1))
         row["selected_by"] = p.basis or None
         row["clipped"] = p.metrics.get("clip/share")
-        row["reweighted"] = float(((p.weight != base.weight) & (p.weight != 1)).sum() / max(tokens, 1)) if not base.reason else None
+        row["reweighted"] = float(reweighted(p, base).sum() / max(tokens, 1)) if not base.reason else None
         row["differs"] = float(differing(p, base).sum() / max(tokens, 1)) if not base.reason else None
         row["logp_norm"] = float(np.linalg.norm(p.gradient))
         row["logp_cosine"] = _cosine(p.gradient, base.gradient)
@@ -140,6 +140,11 @@ def compare(source: Source, played: Sequence[Played]) -> Comparison:
     if "after_entropy" in source.batch and "old_entropy" in source.batch:
         about["measured"] = float((source.batch["after_entropy"] - source.batch["old_entropy"])[mask].double().mean())
     return Comparison(source, list(played), rows, overlap, about)
+
+
+def reweighted(p: Played, base: Played) -> np.ndarray[Any, Any]:
+    """Tokens whose weight is not 1 and not the baseline's, beyond rounding (an importance weight of 1.0000001 reweights nothing)."""
+    return np.asarray((np.abs(p.weight - base.weight) > 1e-6) & (np.abs(p.weight - 1) > 1e-6))
 
 
 def differing(a: Played, b: Played) -> np.ndarray[Any, Any]:

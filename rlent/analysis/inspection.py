@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from rlent.analysis.command import parse
-from rlent.analysis.compare import REFERENCE, Comparison, differing, replay
+from rlent.analysis.compare import REFERENCE, Comparison, differing, replay, reweighted
 from rlent.analysis.replay import Played
 from rlent.analysis.source import Source, open_kept
 from rlent.errors import UsageError
@@ -169,8 +169,7 @@ def page(source: Source, found: Comparison, *, rows: int = ROWS) -> str:
 def _marks(p: Played, base: Played) -> np.ndarray[Any, Any]:
     """Bits of what a method does to each token [n]."""
     chosen = np.zeros(len(p.weight), dtype=bool) if p.selected is None else p.selected
-    other = (p.weight != base.weight) & (p.weight != 1)
-    return chosen * SELECTED + p.clipped * CLIPPED + other * REWEIGHTED + differing(p, base) * DIFFERS
+    return chosen * SELECTED + p.clipped * CLIPPED + reweighted(p, base) * REWEIGHTED + differing(p, base) * DIFFERS
 
 
 def _short(numbers: np.ndarray[Any, Any]) -> list[float | None]:

@@ -276,14 +276,16 @@ def play(
     try:
         batch = replay.go()
     except (RlentError, KeyError) as error:
-        played.reason = str(error).strip("'\"")
+        played.reason = str(error).strip("'\"").partition(", which is not there yet")[0]
+        played.reason += ", which this batch does not have" if isinstance(error, KeyError) else ""
         return played
     played.metrics = replay.meter.reduce(batch, None) or {}
     _tokens(played, replay, batch)
     _predict(played, replay, batch)
     played.notes = _notes(recipe, source, own)
     if policy is not None:
-        played.parameters = [p.grad.detach().double().cpu().flatten() for p in policy.model.parameters() if p.grad is not None]
+        trained = [p for p in policy.model.parameters() if p.requires_grad]
+        played.parameters = [(torch.zeros_like(p) if p.grad is None else p.grad).detach().double().cpu().flatten() for p in trained]
         policy.model.zero_grad(set_to_none=True)
     return played
 

@@ -152,10 +152,11 @@ def test_a_method_that_needs_more_than_the_batch_has_says_what_and_the_others_go
 
 
 def test_a_model_gives_parameter_gradients_probes_and_frozen_models(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert commands.replay(str(kept), ["recipe=siren,kl,entropybonus"], model=str(kept), as_json=True) == 0
+    assert commands.replay(str(kept), ["recipe=siren,kl,entropybonus,tis"], model=str(kept), as_json=True) == 0
     row = {r["method"]: r for r in json.loads(capsys.readouterr().out)["methods"]}
     assert all("reason" not in r for r in row.values())
     assert row["grpo"]["parameter_norm"] > 0 and row["grpo"]["parameter_cosine"] == pytest.approx(1.0)
+    assert row["tis"]["reweighted"] == 0  # its weights are 1 up to the rounding between engine and trainer
     assert row["kl"]["parameter_cosine"] < 1 and row["kl"]["logp_cosine"] < 1
 
 
