@@ -9,13 +9,16 @@ Prompts are padded on the left, so that all rows share a cache column and only p
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from rlent.math.products import linear, linear_add
 
 LEAN_TYPES = ("qwen2", "qwen3", "llama")
 _ROOM = 128  # columns a cache has free at first
@@ -79,6 +82,42 @@ class Decoder:
         return out.logits[:, -1]  # type: ignore[no-any-return]
 
 
+class _LayerProducts:
+    """The matrix products of a layer, through `rlent.math.products` where its modules are plain ones without hooks."""
+
+    def __init__(self, layer: Any) -> None:
+        attn, mlp = layer.self_attn, layer.mlp
+        self.query, self.key, self.value = (_product(m) for m in (attn.q_proj, attn.k_proj, attn.v_proj))
+        self._out, self._plain_out = attn.o_proj, _is_plain(attn.o_proj) and attn.o_proj.bias is None
+        own = [getattr(mlp, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
+        plain = all(_is_plain(m) and m.bias is None for m in own) and len(list(mlp.children())) == 4 and not _hooked(mlp)
+        self._mlp, self._plain_mlp = mlp, plain and type(mlp.act_fn).__name__ in ("SiLU", "SiLUActivation")
+        if self._plain_mlp:
+            self._gate, self._up, self._down = (m.weight for m in own)
+
+    def out(self, mixed: Tensor, x: Tensor) -> Tensor:
+        """x + o_proj(mixed)."""
+        return linear_add(mixed, self._out.weight, x) if self._plain_out else x + self._out(mixed)
+
+    def mlp(self, hidden: Tensor, x: Tensor) -> Tensor:
+        """x + mlp(hidden)."""
+        if not self._plain_mlp:
+            return x + self._mlp(hidden)
+        return linear_add(nn.functional.silu(linear(hidden, self._gate)).mul_(linear(hidden, self._up)), self._down, x)
+
+
+def _product(module: Any) -> Callable[[Tensor], Tensor]:
+    return functools.partial(linear, weight=module.weight, bias=module.bias) if _is_plain(module) else module
+
+
+def _is_plain(module: Any) -> bool:
+    return type(module) is nn.Linear and not _hooked(module)
+
+
+def _hooked(module: Any) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
+
+
 class LeanDecoder(Decoder):
     """Decodes the plain Llama family with one batched product for scores and one for values per layer.
 
@@ -89,6 +128,7 @@ class LeanDecoder(Decoder):
     def __init__(self, model: nn.Module, pad_id: int) -> None:
         super().__init__(model, pad_id)
         self._layers: list[Any] = list(self.model.model.layers)
+        self._parts = [_LayerProducts(layer) for layer in self._layers]
         self._kv_heads: int = self.model.config.num_key_value_heads
         self._store: list[tuple[Tensor, Tensor]] = []
         self._bias: Tensor | None = None  # [n * kv_heads, 1, capacity], -inf on padding
@@ -145,18 +185,18 @@ class LeanDecoder(Decoder):
         cos, sin = body.rotary_emb(x[:, None], positions[:, None])  # [n, 1, head_dim]
         half = cos.shape[-1] // 2
         sin = torch.cat((-sin[..., :half], sin[..., half:]), -1)  # rotate_half(x) * sin == roll(x, half) * this
-        for layer, (keys, values) in zip(self._layers, self._store, strict=True):
+        for layer, products, (keys, values) in zip(self._layers, self._parts, self._store, strict=True):
             attn = layer.self_attn
             hidden = layer.input_layernorm(x)
-            query = attn.q_proj(hidden).view(n, -1, attn.head_dim)
-            key = attn.k_proj(hidden).view(n, -1, attn.head_dim)
+            query = products.query(hidden).view(n, -1, attn.head_dim)
+            key = products.key(hidden).view(n, -1, attn.head_dim)
             if hasattr(attn, "q_norm"):
                 query, key = attn.q_norm(query), attn.k_norm(key)
             turned = torch.cat((query, key), 1)
             turned = torch.addcmul(turned * cos, turned.roll(half, -1), sin)
             heads = query.shape[1]
             keys[:, column] = turned[:, heads:].reshape(-1, attn.head_dim)
-            values[:, column] = attn.v_proj(hidden).view(-1, attn.head_dim)
+            values[:, column] = products.value(hidden).view(-1, attn.head_dim)
             query = turned[:, :heads].reshape(len(keys), -1, attn.head_dim)  # the queries of one key head together
             past = keys[:, :filled].transpose(1, 2)
             if bias is None:
@@ -165,8 +205,8 @@ class LeanDecoder(Decoder):
                 scores = torch.baddbmm(bias, query, past, alpha=attn.scaling)
             share = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(x.dtype)
             mixed = torch.bmm(share, values[:, :filled]).view(n, -1)
-            x = x + attn.o_proj(mixed)
-            x = x + layer.mlp(layer.post_attention_layernorm(x))
+            x = products.out(mixed, x)
+            x = products.mlp(layer.post_attention_layernorm(x), x)
         return self.model.lm_head(body.norm(x))  # type: ignore[no-any-return]
 
     def _bias_for(self, filled: int) -> Tensor | None:

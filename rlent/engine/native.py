@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from rlent import noise
@@ -22,6 +22,7 @@ from rlent.engine.decode import Decoder, LeanDecoder
 from rlent.engine.rules import Rule, follow
 from rlent.engine.warp import draw, entropy_of, warp
 from rlent.errors import EngineError, NonFinite
+from rlent.math.products import ROWS
 from rlent.options import PositiveCount
 from rlent.types import Request, Rollouts
 
@@ -219,7 +220,7 @@ class _Wave:
                 if left == 0:
                     break
                 if left <= (1 - _LEAVE_SHARE) * len(going):
-                    keep = going.nonzero().squeeze(1)
+                    keep = _kept(going)
                     self._select(keep)
                     token = token[keep]
             position = self.text_start[self.alive] + t
@@ -290,6 +291,15 @@ class _Wave:
                 for row, value in zip(alive.tolist(), values.tolist(), strict=True):
                     if len(listed[self.order[row]]) < lengths[row]:
                         listed[self.order[row]].append(value)
+
+
+def _kept(going: Bool[Tensor, " n"]) -> Int[Tensor, " m"]:
+    """The rows that go on, and of a large batch as many finished ones as make a multiple of `ROWS`, so that few sizes occur."""
+    keep = going.nonzero().squeeze(1)
+    spare = -len(keep) % ROWS
+    if len(keep) < ROWS or len(keep) + spare >= len(going):
+        return keep
+    return torch.cat((keep, (~going).nonzero().squeeze(1)[:spare])).sort().values
 
 
 def _shared(values: Sequence[float], device: torch.device) -> float | Tensor:

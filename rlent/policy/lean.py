@@ -1,11 +1,12 @@
 """The forward and backward of the plain Llama family (Llama, Qwen2, Mistral) without what a small model need not pay for.
 
-The same mathematics as the model's own modules, on the same weights, with three savings that matter when a layer is small
+The same mathematics as the model's own modules, on the same weights, with four savings that matter when a layer is small
 and memory is what costs time:
 
 * tokens are packed (`rlent.policy.packing`): no matrix product touches padding, and a shared prompt is computed once;
 * in the last layer only positions that predict a response token go on after the attention;
-* norm, projection and rotation are one autograd function, norm and MLP another, with few visits to memory.
+* norm, projection and rotation are one autograd function, norm and MLP another, with few visits to memory;
+* products go through the faster of the libraries (`rlent.math.products`).
 
 Everything stays in the weights' precision; in float64 nothing passes through float32.
 """
@@ -20,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from rlent.math.products import ROWS, linear, linear_add, outer, times, times_add
 from rlent.policy import packing
 from rlent.policy.forward import Layout
 from rlent.policy.packing import Packed, attend_rows
@@ -62,8 +64,11 @@ class LeanForward:
     def __call__(self, layout: Layout, layers: Sequence[int] = ()) -> dict[str, Tensor]:
         packed = Packed(layout)
         table, final = self.body.embed_tokens.weight, self.body.norm
-        x = torch.embedding(table, packed.ids)
-        cos, signed_sin = self._rotation(packed.position, x)
+        ids, position, source = (_rounded(t, 0) for t in (packed.ids, packed.position, packed.source))
+        pick = _rounded(packed.pick, int(packed.pick[0]) if len(packed.pick) else 0)
+        pick_source = _rounded(packed.pick_source, 0)
+        x = torch.embedding(table, ids)
+        cos, signed_sin = self._rotation(position, x)
         count = len(self.body.layers)
         found: dict[str, Tensor] = {}
         for k, layer in enumerate(self.body.layers):
@@ -77,14 +82,13 @@ class LeanForward:
             q, key, v = (t.view(len(t), -1, self.head_dim) for t in flat)
             mixed = attend_rows(q, key, v, packed, attn.scaling)
             last = k == count - 1
-            mixed = mixed.index_select(0, packed.pick_source if last else packed.source)
-            x = x.index_select(0, packed.pick) if last else x
-            out = attn.o_proj
-            x = torch.addmm(x, mixed, out.weight.t()) if out.bias is None else torch.addmm(out.bias, mixed, out.weight.t()) + x
+            mixed = mixed.index_select(0, pick_source if last else source)
+            x = x.index_select(0, pick) if last else x
+            x = _Add.apply(x, mixed, attn.o_proj.weight, attn.o_proj.bias)  # type: ignore[no-untyped-call]
             norm, mlp = layer.post_attention_layernorm, layer.mlp
             weights = (mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight)
             x = _Mlp.apply(x, norm.weight, norm.variance_epsilon, *weights)  # type: ignore[no-untyped-call]
-        found["hidden"] = _Norm.apply(x, final.weight, final.variance_epsilon)  # type: ignore[no-untyped-call]
+        found["hidden"] = _Norm.apply(x, final.weight, final.variance_epsilon)[: len(packed.pick)]  # type: ignore[no-untyped-call]
         if count in layers:
             found[f"hidden_{count}"] = found["hidden"]
         return found
@@ -94,6 +98,11 @@ class LeanForward:
         cos, sin = self.body.rotary_emb(x, position[None])
         half = self.head_dim // 2
         return cos[0, :, None], torch.cat((-sin[0, :, None, :half], sin[0, :, None, half:]), -1)
+
+
+def _rounded(index: Tensor, fill: int) -> Tensor:
+    """An index with a few more entries, so that few different sizes occur (`rlent.math.products`). Their rows are computed and not used."""
+    return torch.nn.functional.pad(index, (0, -len(index) % ROWS), value=fill)
 
 
 class _Norm(torch.autograd.Function):
@@ -112,6 +121,22 @@ class _Norm(torch.autograd.Function):
         return *_unit_backward(g, x * rate, weight, rate), None
 
 
+class _Add(torch.autograd.Function):
+    """x + out(mixed)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mixed: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(mixed, weight)
+        ctx.biased = bias is not None
+        return linear_add(mixed, weight, x if bias is None else x + bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        mixed, weight = ctx.saved_tensors
+        return g, times(g, weight), outer(g, mixed), g.sum(0) if ctx.biased else None
+
+
 class _Project(torch.autograd.Function):
     """Queries, keys [M, heads*d] (rotated) and values from the normed x."""
 
@@ -122,7 +147,7 @@ class _Project(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         unit, rate = _unit(x, eps)
         normed = unit.mul_(scale)
-        q, k, v = (torch.nn.functional.linear(normed, w, b) for w, b in ((wq, bq), (wk, bk), (wv, bv)))
+        q, k, v = (linear(normed, w, b) for w, b in ((wq, bq), (wk, bk), (wv, bv)))
         ctx.save_for_backward(x, rate, scale, cos, sin, wq, wk, wv)
         ctx.biased = (bq is not None, bk is not None, bv is not None)
         return _rotate(q, cos, sin), _rotate(k, cos, sin), v
@@ -134,11 +159,10 @@ class _Project(torch.autograd.Function):
         unit = x * rate
         normed = unit * scale
         gq, gk = _rotate(gq, cos, -sin), _rotate(gk, cos, -sin)
-        g = gq @ wq
-        g.addmm_(gk, wk).addmm_(gv, wv)
+        g = times_add(gv, wv, times_add(gk, wk, times(gq, wq)))
         grads: list[Tensor | None] = []
         for upstream, biased in zip((gq, gk, gv), ctx.biased, strict=True):
-            grads += [upstream.t() @ normed, upstream.sum(0) if biased else None]
+            grads += [outer(upstream, normed), upstream.sum(0) if biased else None]
         return *_unit_backward(g, unit, scale, rate), None, None, None, *grads
 
 
@@ -149,9 +173,9 @@ class _Mlp(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, scale: Tensor, eps: float, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
         unit, rate = _unit(x, eps)
         normed = unit.mul_(scale)
-        a, b = normed @ gate.t(), normed @ up.t()
+        a, b = linear(normed, gate), linear(normed, up)
         ctx.save_for_backward(x, rate, scale, a, b, gate, up, down)
-        return torch.addmm(x, torch.nn.functional.silu(a).mul_(b), down.t())
+        return linear_add(torch.nn.functional.silu(a).mul_(b), down, x)
 
     @staticmethod
     @once_differentiable
@@ -160,13 +184,12 @@ class _Mlp(torch.autograd.Function):
         unit = x * rate
         normed = unit * scale
         act = torch.nn.functional.silu(a)
-        inner = g @ down
+        inner = times(g, down)
         g_up = inner * act
-        g_down = g.t() @ act.mul_(b)
+        g_down = outer(g, act.mul_(b))
         g_gate = torch.ops.aten.silu_backward(inner.mul_(b), a)
-        through = g_gate @ gate
-        through.addmm_(g_up, up)
-        g_gate_weight, g_up_weight = g_gate.t() @ normed, g_up.t() @ normed
+        through = times_add(g_up, up, times(g_gate, gate))
+        g_gate_weight, g_up_weight = outer(g_gate, normed), outer(g_up, normed)
         g_x, g_scale = _unit_backward(through, unit, scale, rate)
         return g_x.add_(g), g_scale, None, g_gate_weight, g_up_weight, g_down
 

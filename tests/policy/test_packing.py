@@ -12,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCau
 
 from rlent.engine.decode import Decoder
 from rlent.errors import ModelError
+from rlent.policy import lean as lean_family
 from rlent.policy import packing
 from rlent.policy.forward import Layout
 from rlent.policy.packing import Packed, buckets
@@ -83,7 +84,8 @@ def test_a_prompt_is_computed_once_for_its_rows_and_padding_never(lean, monkeypa
     policy = Policy(model, lean=lean)
     layer = model.model.layers[0].self_attn.q_proj
     if lean:
-        monkeypatch.setattr(torch.nn.functional, "linear", watched(torch.nn.functional.linear, layer.weight, seen))
+        monkeypatch.setattr(lean_family, "ROWS", 1)  # no rounding up
+        monkeypatch.setattr(lean_family, "linear", watched(lean_family.linear, layer.weight, seen))
     else:
         layer.register_forward_hook(lambda module, args, out: seen.append(args[0].shape[:-1].numel()))
     policy.look(part(PROMPTS, LENGTHS))
