@@ -2,6 +2,7 @@
 
     python scripts/bench_step.py                                    # 3 sides x 5 blocks x 10 steps: a few minutes
     python scripts/bench_step.py --recipe clipcov --json
+    python scripts/bench_step.py --widths 128 256 512 768 --repeats 3       # a table over model widths
     python scripts/bench_step.py --steps 2 --repeats 1 --warmup 1   # does it run?
 
 A step is one iteration: sample G responses to each of P prompts, grade them, and make M optimizer updates. Three sides
@@ -68,12 +69,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.child:
         work(given)
         return
+    trl_python = environment(given.env, given.trl) if "trl" in given.sides else None
+    if given.widths:
+        table = []
+        for width in given.widths:
+            with tempfile.TemporaryDirectory() as folder:
+                parameters = write_model(Path(folder), width)
+                table.append({"width": width, "parameters": parameters} | measure(given, trl_python, folder))
+        print(json.dumps(table, indent=2) if given.json else show_widths(table))
+        return
+    found = measure(given, trl_python)
+    print(json.dumps(found, indent=2) if given.json else show(found))
+
+
+def measure(given: argparse.Namespace, trl_python: str | None, model: str | None = None) -> dict[str, Any]:
+    """One comparison, of the embedded model or that of a folder."""
     sides = [side for side in SIDES if side in given.sides]
-    trl_python = environment(given.env, given.trl) if "trl" in sides else None
     load = [os.getloadavg()[0]]
     with tempfile.TemporaryDirectory() as folder:
         problems = write_problems(Path(folder) / "problems.jsonl", given)
-        started = {s: Child(s, trl_python if s == "trl" and trl_python else sys.executable, given, Path(folder), problems) for s in sides}
+        pythons = {side: trl_python if side == "trl" and trl_python else sys.executable for side in sides}
+        started = {side: Child(side, pythons[side], given, Path(folder), problems, model) for side in sides}
         try:
             blocks = alternate(started, given)
         finally:
@@ -81,8 +97,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 child.close()
     load.append(os.getloadavg()[0])
     about = {"machine": machine(given.threads, load), "versions": versions(trl_python), "settings": settings(given)}
-    found = about | report(blocks)
-    print(json.dumps(found, indent=2) if given.json else show(found))
+    return about | report(blocks)
+
+
+def write_model(folder: Path, width: int) -> int:
+    """A model of the embedded one's kind, `width` wide, with random weights; returns its number of parameters."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    from rlent.assets import tiny_path
+
+    config = AutoConfig.from_pretrained(tiny_path())
+    config.hidden_size, config.intermediate_size = width, 3 * width
+    config.num_attention_heads, config.num_key_value_heads = width // 32, max(1, width // 64)
+    torch.manual_seed(SEED)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_path()).save_pretrained(folder)
+    return sum(p.numel() for p in model.parameters())
+
+
+def show_widths(table: Sequence[Mapping[str, Any]]) -> str:
+    """A line for each width."""
+    sides = [side for side in SIDES if side in table[0]["sides"]]
+    lines = [f"{'width':>6}{'parameters':>12}" + "".join(f"{side + ' s/step':>15}" for side in sides) + f"{'rlent / TRL':>24}"]
+    for row in table:
+        seconds = "".join(f"{row['sides'][side]['seconds_per_step']['median']:>15.3f}" for side in sides)
+        ratio = "{median:.2f} ({min:.2f} to {max:.2f})".format(**row["ratio"]) if "ratio" in row else "-"
+        lines.append(f"{row['width']:>6}{row['parameters'] / 1e6:>10.1f} M{seconds}{ratio:>24}")
+    return "\n".join(lines)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -101,6 +144,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--trl", default=None, metavar="VERSION", help="version of TRL (default: the latest, or the one the environment has)"
     )
+    parser.add_argument(
+        "--widths",
+        type=_width,
+        nargs="+",
+        metavar="D",
+        help="a table over models of these widths with random weights (768: 28 M parameters)",
+    )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.add_argument("--child", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--model", help=argparse.SUPPRESS)
@@ -111,6 +161,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
             f"--prompts {given.prompts} is not a multiple of --updates {given.updates}; an update takes whole groups, equally many each time"
         )
     return given
+
+
+def _width(text: str) -> int:
+    if not text.isdecimal() or int(text) < 64 or int(text) % 64:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a multiple of 64 (heads of 32, half as many for keys)")
+    return int(text)
 
 
 def _at_least(least: int) -> Callable[[str], int]:
@@ -141,11 +197,20 @@ def alternate(started: Mapping[str, Child], given: argparse.Namespace) -> dict[s
 class Child:
     """One side in a process of its own, which waits on a pipe between blocks."""
 
-    def __init__(self, side: str, python: str, given: argparse.Namespace, folder: Path, problems: Path) -> None:
+    def __init__(self, side: str, python: str, given: argparse.Namespace, folder: Path, problems: Path, model: str | None = None) -> None:
         from rlent.assets import tiny_path
 
         self.side, self.log = side, folder / f"{side}.log"
-        command = [python, str(Path(__file__).resolve()), "--child", side, "--model", str(tiny_path()), "--problems", str(problems)]
+        command = [
+            python,
+            str(Path(__file__).resolve()),
+            "--child",
+            side,
+            "--model",
+            model or str(tiny_path()),
+            "--problems",
+            str(problems),
+        ]
         for name in ("recipe", "threads", "prompts", "group", "max_tokens", "updates"):
             command += [f"--{name.replace('_', '-')}", str(getattr(given, name))]
         threads = {name: str(given.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}

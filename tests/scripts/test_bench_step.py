@@ -118,3 +118,15 @@ def test_a_side_that_cannot_start_says_why(tmp_path):
     with pytest.raises(SystemExit, match="(?s)rlent ended with exit code 1.*nonesuch"):
         child.run(1)
     child.close()
+
+
+@pytest.mark.slow
+def test_a_table_over_widths_has_a_line_for_each_model(capsys):
+    small = [*SMALL, "--repeats", "1", "--steps", "1", "--sides", "rlent"]
+    script.main([*small, "--widths", "64", "128"])
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split() == ["width", "parameters", "rlent", "s/step", "rlent", "/", "TRL"]
+    assert [line.split()[0] for line in lines] == ["64", "128"] and lines[1].split()[1:3] == ["0.8", "M"]
+    with pytest.raises(SystemExit):
+        script.parse(["--widths", "100"])
+    assert "'100' is not a multiple of 64" in capsys.readouterr().err
