@@ -143,8 +143,8 @@ def compare(source: Source, played: Sequence[Played]) -> Comparison:
 
 
 def reweighted(p: Played, base: Played) -> np.ndarray[Any, Any]:
-    """Tokens whose weight is not 1 and not the baseline's, beyond rounding (an importance weight of 1.0000001 reweights nothing)."""
-    return np.asarray((np.abs(p.weight - base.weight) > 1e-6) & (np.abs(p.weight - 1) > 1e-6))
+    """Tokens whose weight is not 1 and not the baseline's, beyond rounding (an importance weight of 1.000001 reweights nothing)."""
+    return np.asarray((np.abs(p.weight - base.weight) > 1e-5) & (np.abs(p.weight - 1) > 1e-5))
 
 
 def differing(a: Played, b: Played) -> np.ndarray[Any, Any]:
