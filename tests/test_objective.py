@@ -27,6 +27,7 @@ RECIPES = {
     "aer": ["recipe=aer", "control=[]", "regularize.aer.coef=0.1"],
     "steer": ["recipe=steer", "shape.steer.least=0.3"],
     "cispo": ["recipe=cispo"],
+    "sapo of responses": ["recipe=sapo", "loss.level=response"],
     "gspo of responses": ["recipe=gspo", "loss.low=0.1", "loss.high=0.1", "loss.gradient=response"],
     "grpos": ["recipe=grpo", "loss=mean_ratio"],
     "gspo": ["recipe=gspo", "loss.low=0.1", "loss.high=0.1"],

@@ -67,10 +67,9 @@ def entropy_score(
     e = ln max(entropy, epsilon); its distance from the pivot (the nearest token's value, no interpolation) is divided by the
     largest distance on its own side. `released`: the absolute value. 0 outside the mask.
     """
-    level = now_entropy.detach().clamp(min=epsilon).log()
-    score = torch.zeros_like(level)
+    score = torch.zeros_like(now_entropy)
     if mask.any():
-        chosen = level[mask]
+        chosen = now_entropy.detach()[mask].clamp(min=epsilon).log()
         ordered = chosen.sort().values
         distance = chosen - ordered[round(pivot * (len(ordered) - 1))]
         distance = distance / distance.square().mean().clamp(min=epsilon).sqrt()

@@ -28,8 +28,10 @@ def soft_gate(
 ) -> Float[Tensor, "B T"]:
     """-A (4 / tau) sigmoid(tau (r - 1)) per token, r = exp(logp - old_logp); tau is `tau_pos` for A > 0, else `tau_neg`.
 
-    `level` response takes the response's mean log-ratio for all of its tokens, as TRL can. The gradient is -A r 4 sigmoid (1 - sigmoid): all of it at r = 1, less on both sides, the sharper the larger tau.
+    The gradient is -A r 4 sigmoid (1 - sigmoid): all of it at r = 1, less on both sides, the sharper the larger tau. `level`
+    response takes the response's mean log-ratio for all of its tokens, as TRL can.
     """
     ratio = importance(logp, old_logp, mask, level, clamp)
     tau = torch.where(adv > 0, ratio.new_tensor(tau_pos), ratio.new_tensor(tau_neg))
-    return -adv * (4 / tau) * torch.sigmoid(tau * (ratio - 1))
+    gate = 1 / (1 + (-tau * (ratio - 1)).exp())  # sigmoid; torch's own rounds otherwise at the end of a tensor
+    return -adv * (4 / tau) * gate
