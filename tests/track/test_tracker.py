@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import math
 import os
 import struct
 import subprocess
@@ -474,3 +475,25 @@ def test_a_tracker_in_trouble_is_given_up_and_the_record_goes_on(tmp_path, capsy
     train(run, range(1, 3))
     run.finish()
     assert capsys.readouterr().err.count("TensorBoard: given up") == 1 and len(read_rows(tmp_path / "metrics.jsonl")) == 2
+
+
+def test_a_run_ends_with_the_coefficients_of_its_law_and_its_alarms_in_wandb(tmp_path, monkeypatch):
+    """The law needs many evaluations: a run is given a past with them, and goes on for a step."""
+    from runs import SMALL
+
+    from rlent import commands
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    folder = tmp_path / "run"
+    assert commands.train([*SMALL, f"run.dir={folder}", "trainer.steps=1"]) == 0
+    (file,) = (folder / "checkpoints").glob("*/state.json")
+    state = json.loads(file.read_text())
+    entropy = [0.8 * 0.85**t for t in range(12)]
+    state["law"] = {"entropy": entropy, "score": [0.6 - 0.2 * math.exp(h) for h in entropy], "waiting": None}
+    state["alarms"]["above"], state["alarms"]["base"] = {"collapse": 2}, {"entropy/mean": [99.0] * 5}
+    state["alarms"]["entropy"] = [1.0] * 5
+    file.write_text(json.dumps(state))
+    assert commands.train(["trainer.steps=2", "track.mode=offline"], resume=str(folder)) == 0
+    (kept,) = wandb_runs(folder)
+    assert kept.summary["law/a"] == pytest.approx(0.2) and kept.summary["law/ceiling"] == pytest.approx(0.4)
+    assert kept.column("alarm/collapse") == {1: 0.0, 2: 1.0} and "alert" in kept.kinds
