@@ -154,7 +154,8 @@ def with_endless(pairs: list[Pair], draw: random.Random, share: float) -> list[P
 
 def timed(pairs: list[Pair], workers: int) -> tuple[float, list[Verdict]]:
     with MathGrader(workers=workers) as grader:
-        grader.equal(r"\sum_{k=0}^{n} b_{k}", r"\sum_{k=0}^{n} c_{k}")  # start the workers
+        warm = [(rf"\boxed{{\sum_{{k=0}}^{{n}} b_{{k}} + {i}}}", r"\sum_{k=0}^{n} c_{k}") for i in range(8 * workers)]
+        grader.grade_batch(warm)  # start all workers
         begun = time.perf_counter()
         verdicts = grader.grade_batch(pairs)
         return time.perf_counter() - begun, verdicts

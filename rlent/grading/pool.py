@@ -10,7 +10,7 @@ module, so this works from scripts without a main guard, threads, asyncio, pytes
 children. They end when the pipe closes, when the parent is gone, or by their own limits.
 
 Hostile questions must not hold up a batch. Time on questions that did not finish is counted (the processor's, or half of the
-clock's if that is more), and a batch may waste `timeout` and most of a second per worker on them, no more. In the first round every question has a short slice, shorter once
+clock's if that is more), and a batch may waste `timeout` and a little more per worker on them. In the first round every question has a short slice, shorter once
 much was wasted, and questions that look dear (sums, integrals, long formulas) come last, so that ordinary ones, which take
 milliseconds, are answered before the waste begins. What does not finish waits, and shares what is left in a second round. So a batch takes
 at most about one deadline longer, however many of its questions never end; when there are too many, the last of them are
@@ -42,7 +42,7 @@ from rlent.grading.worker import PATIENCE
 START_LIMIT = 60.0  # seconds for a worker to import and report
 RECYCLE = 5_000  # questions
 CROWDED = 2  # on a crowded machine a second by the clock counts as half a second of waste
-GRACE = 0.6  # seconds per worker, beside `timeout`, that a batch may waste
+GRACE = 0.2  # seconds per worker, beside `timeout`, that a batch may waste
 START_COST = 0.7  # processor seconds to start a worker in the place of one that was killed
 SECOND_TRY = 0.3  # processor seconds a second try needs to be worth it
 _KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "VIRTUAL_ENV", "HOME", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT")
@@ -222,7 +222,7 @@ class Pool:
                             batch.answer(task, "timeout")
                             continue
                         share = batch.wasted / self.size
-                        soft = self.slice if share < 0.4 else min(self.slice, 0.1) if share < GRACE else min(self.slice, 0.04)
+                        soft = self.slice if share < GRACE / 2 else min(self.slice, 0.1) if share < GRACE else min(self.slice, 0.04)
                         worker.give(task, soft, self.timeout if batch.killed == 0 else min(self.timeout, soft + 0.2))
                     elif late and not any(other.task is not None and other.task.spent == 0.0 for other in self._workers):
                         task = late.popleft()
