@@ -11,6 +11,8 @@ Half-precision input is reduced in float32; float64 stays float64. A logit of -i
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -69,3 +71,8 @@ def truncated_entropy(logp: Float[Tensor, "*shape k"]) -> Float[Tensor, "*shape"
 def top_entropy(logits: Float[Tensor, "n V"], k: int) -> Float[Tensor, " n"]:
     """Truncated entropy of the k most likely tokens."""
     return truncated_entropy(log_softmax(logits).topk(min(k, logits.shape[-1]), dim=-1).values)
+
+
+def listed_entropy(rows: Any, k: int) -> list[float]:
+    """Truncated entropies of the first k of each list of log-probabilities, most likely first; of no lists, none."""
+    return [float(truncated_entropy(torch.as_tensor(row, dtype=torch.float64)[:k])) for row in rows]

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rlent.math.entropy import top_entropy, truncated_entropy
+from rlent.math.entropy import listed_entropy, top_entropy
 from rlent.options import PositiveCount, Share
 
 
@@ -40,10 +40,7 @@ def branch_test(
     vocab: int,
 ) -> dict[str, Any]:
     """The test of one rollout, from lists of its most likely tokens."""
-    start, now = (
-        turn_entropy(truncated_entropy(turn[:, :top_k]), vocab, first_tokens)
-        for turn in (first_turn_top_logprobs, current_turn_top_logprobs)
-    )
+    start, now = (turn_entropy(listed_entropy(t, top_k), vocab, first_tokens) for t in (first_turn_top_logprobs, current_turn_top_logprobs))
     value = branch_value(uniform, now - start, weight)
     return {"initial": start, "entropy": now, "delta": now - start, "value": value, "branch": value <= probability}
 

@@ -10,11 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rlent.math.entropy import top_entropy, truncated_entropy
+from rlent.math.entropy import listed_entropy, top_entropy
 from rlent.options import Count, PositiveCount
 
 
@@ -32,10 +31,7 @@ def largest(values: Sequence[float], count: int) -> list[int]:
 
 def positions(step_top_logprobs: Sequence[Any], *, prefix_lengths: Sequence[int], top_k: int, branch_steps: int) -> dict[str, Any]:
     """Entropies of each step and the steps to branch at, from lists of the most likely tokens [step][token, k]."""
-    each = [
-        step_entropy(truncated_entropy(torch.as_tensor(step, dtype=torch.float64)[:, :top_k]).tolist(), prefix_lengths)
-        for step in step_top_logprobs
-    ]
+    each = [step_entropy(listed_entropy(step, top_k), prefix_lengths) for step in step_top_logprobs]
     return {
         "prefix_entropy": [e[0] for e in each],
         "step_entropy": [e[1] for e in each],
