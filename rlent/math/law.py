@@ -162,4 +162,4 @@ def across_sizes(parameters: Numbers, laws: Sequence[Law]) -> AcrossSizes:
         if not np.isfinite(slope):
             raise ValueError("coefficients across sizes need models of at least two sizes")
         lines.append((float(first), float(slope)))
-    return AcrossSizes(lines[0], lines[1], len(set(parameters)))
+    return AcrossSizes(lines[0], lines[1], int(np.unique(x).size))

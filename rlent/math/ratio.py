@@ -61,5 +61,5 @@ def clipped(
 
     `dual` bounds the loss of a token with negative advantage by -A dual; beyond it there is no gradient.
     """
-    loss = torch.maximum(-adv * ratio, -adv * ratio.clamp(1 - low, 1 + high))
+    loss = torch.maximum(-adv * ratio, -adv * ratio.clamp(1 - low, 1 + high))  # type: ignore[arg-type]
     return loss if dual is None else torch.where(adv < 0, torch.minimum(loss, -adv * dual), loss)

@@ -13,7 +13,7 @@ Same = Sequence[Sequence[bool]]
 
 def groups_of(group: Int[Tensor, " N"], sample: Int[Tensor, " N"]) -> Iterator[list[int]]:
     """The rows of each group, in the order of their samples."""
-    for g in group.unique().tolist():
+    for g in sorted(set(group.tolist())):
         rows = (group == g).nonzero()[:, 0].tolist()
         yield sorted(rows, key=lambda i: int(sample[i]))
 
