@@ -48,6 +48,11 @@ PAIRS = [
     ["recipe=grpo", "loss=none", "regularize=[entropy]"],
     ["recipe=clipcov", "+shape.clip_cov.scope=part", "trainer.tokens_per_part=60"],
     ["recipe=grpo", "trainer.minibatches=1", "objective.aggregate=constant"],
+    ["recipe=clipcov", "regularize=[entropic]", "control=[entropic]"],
+    ["recipe=aepo", "loss=ce_gppo", "+shape=erc"],
+    ["recipe=ttrl", "+shape=clip_cov", "regularize=[entropy]", "control=[adaptive_entropy]"],
+    ["recipe=rent", "reward=[rent,format]", "loss=gspo"],
+    ["recipe=bupo", "reward=[empo]", "shape=[ettrl_reshaping]"],
 ]
 
 

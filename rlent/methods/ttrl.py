@@ -42,7 +42,7 @@ def majority_label(
             clusters = clusters_of_first([same[i] for i in rows])
             cluster, votes = Counter(clusters[k] for k in found).most_common(1)[0]
             chosen = next(k for k in found if clusters[k] == cluster)
-        for k, i in enumerate(rows):
+        for i in rows:
             labels[i], count[i] = answer[rows[chosen]], votes
-            reward[i] = float(k in found and same[i][chosen])
+            reward[i] = float(same[i][chosen])
     return {"value": reward, "label": labels, "count": count}

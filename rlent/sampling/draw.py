@@ -115,6 +115,7 @@ def respond(
     found = rollouts(engine, tokenizer, requests, decode, entropy=entropy)
     if progress is not None:
         progress(len(requests))
-    text = [until(t, TEMPLATES[template].stop) for t in tokenizer.batch_decode(found.tokens, skip_special_tokens=True)]
+    decoded = tokenizer.batch_decode(found.tokens, skip_special_tokens=True) if found.tokens else []  # of no rows it makes one text
+    text = [until(t, TEMPLATES[template].stop) for t in decoded]
     contexts = found.contexts or [ids for ids in prompts for _ in range(n)]
     return Responses(list(problems), n, contexts, found, text)

@@ -68,10 +68,10 @@ class ReplaySampler(GroupSampler):
             own_logp=torch.zeros_like(batch["sampler_logp"]),
             replay_adv=torch.zeros(len(batch)),
         )
+        groups = sum(desk.world.all_gather(len(set(batch["group"].tolist()))))
         mine, places = list(desk.world.share(replays)), list(desk.world.share(range(len(replays))))
         if not mine:
             return batch
-        groups = sum(desk.world.all_gather(len(set(batch["group"].tolist()))))
         first = max(r[0] for r in everyone) + 1
         return merge([batch, self._replayed(batch, mine, [groups + p for p in places], [first + p for p in places])])
 

@@ -32,6 +32,29 @@ def test_only_tokens_above_the_threshold_are_pushed_and_whatever_the_sign_of_the
     assert logp.grad.tolist() == [[-2.0, 0, 0], [0, -3.0, 0]]  # -|A| r with r = 1
 
 
+def test_a_sequence_mean_counts_responses_without_a_confident_token():
+    from rlent.mount import mount
+    from rlent.objective import Objective
+    from rlent.plan import Plan
+    from rlent.seats import SEATS
+    from rlent.types import Batch
+
+    node = mount(
+        "regularize", "entropic", {"_target_": "rlent.methods.entropic.confident_push", "threshold": 0.95, "clamp": None, "coef": 1.0}, []
+    )
+    plan = Plan.make({**{seat: [] for seat in SEATS}, "regularize": [node]}, {}, [])
+    logp = torch.tensor([[0.99, 0.99], [0.5, 0.5], [0.5, 0.5]], dtype=torch.float64).log()
+    rows, mask = torch.ones(3).bool(), torch.tensor([[1, 1], [1, 1], [0, 0]]).bool()
+    batch = Batch(
+        {"mask": mask, "train": rows, "adv": torch.ones(3, 2).double(), "now_logp": logp, "old_logp": logp, "group": torch.arange(3)}
+        | {"problem_key": torch.arange(3), "sample": torch.arange(3), "seed": 0, "step": 1}
+    )
+    for empty, want in ((False, -1 / 2), (True, -1 / 3)):  # one of two responses with tokens, or of three rows
+        objective = Objective(plan, aggregate="seq_mean", length=2, empty_rows=empty)
+        _, scale = objective.prepare(objective.shape(batch, "step"), 0)
+        assert scale.terms["entropic"] == pytest.approx(want)
+
+
 def test_the_ratio_is_not_clipped_here():
     logp = torch.tensor([[math.log(0.99)]], dtype=torch.float64)
     value = confident_push(logp, logp - 2.0, torch.ones(1, 1), torch.ones(1, 1).bool(), threshold=0.95, clamp=20.0)["value"]
