@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 
+from rlent import noise
 from rlent.engine.native import NativeEngine
 from rlent.engine.vllm import VllmEngine
 from rlent.policy.policy import Policy
@@ -86,9 +87,21 @@ def requests(given: argparse.Namespace, engine: VllmEngine, repeat: int) -> list
 
 def bare(engine: Any, rows: Sequence[Request]) -> int:
     """The same work by vLLM alone; returns the number of tokens."""
+    from vllm import SamplingParams
+
     prompts = [{"prompt_token_ids": list(row.prompt)} for row in rows]
-    specs = [engine._spec(row, row.max_tokens, 0) for row in rows]
+    specs = [
+        SamplingParams(
+            temperature=1.0, max_tokens=row.max_tokens, stop_token_ids=[], ignore_eos=True, logprobs=0, seed=seed_of(row), detokenize=False
+        )
+        for row in rows
+    ]
     return sum(len(answer.outputs[0].token_ids) for answer in engine.llm.generate(prompts, specs, use_tqdm=False))
+
+
+def seed_of(row: Request) -> int:
+    """The seed that our engine gives a request."""
+    return int(noise.uniform("vllm", *row.key, len(row.prefix)) * 2**53)
 
 
 def show(report: dict[str, dict[str, float]]) -> str:
