@@ -21,6 +21,8 @@ RECIPES = {
     "klcov": ["recipe=klcov", "regularize.kl_cov.fraction=0.05"],
     "siren": ["recipe=siren"],
     "aer": ["recipe=aer", "reward=[correct,overlong_soft]"],
+    "aapo": ["recipe=aapo"],
+    "erank": ["recipe=erank", "sampler.prompts=3", "trainer.minibatches=3", "sampler.max_tokens=16"],
     "dapo": ["recipe=dapo", "sampler.n=8", "sampler.max_tokens=16"],
     "uneven": ["recipe=reinforcepp", "sampler.prompts=3", "trainer.minibatches=3"],  # a rank without rows in some minibatches
     "hapotemperature": ["recipe=hapotemperature"],  # a controller's knobs reach the sampler of every rank
