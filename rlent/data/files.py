@@ -21,7 +21,7 @@ from rlent.data.findings import Findings, examine
 from rlent.data.overlap import benchmarks, drop_duplicates, key, without
 from rlent.data.problems import Problems
 from rlent.data.rows import MISSING, BadRowError, field_at, json_lines, open_lines
-from rlent.data.templates import check_template
+from rlent.data.templates import TEMPLATES, check_template
 from rlent.errors import DataError, did_you_mean
 from rlent.options import Count, PositiveCount
 from rlent.types import Problem
@@ -378,6 +378,14 @@ class _Loaded:
         self.__dict__.pop("train", None)
 
 
+def _for(template: str, grader: Any) -> Any:
+    """The grader, told whether the template's prompts end inside `<think>`."""
+    policy = getattr(grader, "policy", None)
+    if policy is not None and template in TEMPLATES:
+        grader.policy = policy.for_template(TEMPLATES[template].opens_thinking)
+    return grader
+
+
 class FileData(_Loaded):
     """Problems from a file. Options are described in `recipes/data/file.yaml`."""
 
@@ -408,7 +416,7 @@ class FileData(_Loaded):
         self.limit, self.duplicates, self.seed = limit, duplicates, seed
         self.decontaminate, self.against, self.bad_golds = decontaminate, against, bad_golds
         self.max_prompt, self.long_prompts = max_prompt, long_prompts
-        self.template, self.grader = template, grader
+        self.template, self.grader = template, _for(template, grader)
 
     def _load(self) -> Problems:
         if not self.path:
@@ -465,7 +473,7 @@ class HubData(_Loaded):
         self.limit, self.duplicates, self.seed = limit, duplicates, seed
         self.decontaminate, self.against, self.bad_golds = decontaminate, against, bad_golds
         self.max_prompt, self.long_prompts = max_prompt, long_prompts
-        self.template, self.grader = template, grader
+        self.template, self.grader = template, _for(template, grader)
         self.protocol, self.card = protocol, card
 
     def _from_hub(self, split: str, limit: int | None) -> Problems:

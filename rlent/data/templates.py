@@ -32,6 +32,11 @@ class Template:
     text: str = ""
     stop: tuple[str, ...] = ()
 
+    @property
+    def opens_thinking(self) -> bool:
+        """Whether the prompt ends inside `<think>`."""
+        return self.text.rstrip().endswith("<think>")
+
     def messages(self, problem: str) -> list[dict[str, str]]:
         """The conversation about one problem; empty for a plain text."""
         turns = [("system", self.system), ("user", self.user)]

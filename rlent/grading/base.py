@@ -7,7 +7,7 @@ what a model wrote, and it never runs it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -26,15 +26,22 @@ Method = Literal["string", "choice", "number", "structure", "equation", "symboli
 class GradePolicy:
     """The choices on which sound graders differ.
 
-    strip_think: read only what follows the last `</think>`; thinking that never ends is no answer.
+    strip_think: read only what follows the last `</think>`; thinking that never ends is no answer. None: as the prompt template
+        has it, and no where there is none.
+    opened: the prompt has opened `<think>` already, so that a response begins inside it.
     decimal_comma: `3,5` is three and a half.
     relation_for_interval: an inequality may answer a gold that is an interval. Off, because the inequality can be the
         question itself; the other direction is always allowed.
     """
 
-    strip_think: bool = False
+    strip_think: bool | None = None
+    opened: bool = False
     decimal_comma: bool = False
     relation_for_interval: bool = False
+
+    def for_template(self, opens_thinking: bool) -> GradePolicy:
+        """The policy for responses to a template; what it states itself stays."""
+        return replace(self, strip_think=True, opened=True) if opens_thinking and self.strip_think is None else self
 
 
 class Grader(Protocol):

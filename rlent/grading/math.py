@@ -75,7 +75,8 @@ class MathGrader:
         found: list[Found | None] = []
         comparisons = []
         for response, gold in pairs:
-            hit = find(str(response), self.mode, strip_think=self.policy.strip_think)
+            text = f"<think>{response}" if self.policy.opened else str(response)
+            hit = find(text, self.mode, strip_think=bool(self.policy.strip_think))
             found.append(hit)
             comparisons.append(self._against_all(str(response), hit, accepted(gold)))
             begun.append(time.perf_counter())

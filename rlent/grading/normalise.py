@@ -567,13 +567,17 @@ def _words(text: str, quoted: bool) -> str:
     return bare.casefold() if bare.lower() in ("no", "yes", "am", "pm") else ""
 
 
+_GOES_ON = re.compile(r"[+*/^=<>|!_]|-\s|\\(?:cdot|times|div|pm|mp|cup|cap|leq?|geq?|neq?|in|to)(?![a-zA-Z])")
+"""What makes a letter in brackets the beginning of a formula instead of a choice: `(C) + 1`, but `(C) -1`."""
+
+
 def choice(form: Form) -> str:
     """The letter A to J when the answer is one, in any dress: `C`, `(C)`, `\\text{C}`, `(C) 12`; else empty."""
     compact = re.sub(r"^(?:option|choice|answer)(?=[A-J(\[])", "", form.compact, flags=re.IGNORECASE)
     if m := re.fullmatch(r"[\(\[]?([A-Ja-j])[\)\]]?[.:]?", compact):
         return m[1]
     plain = re.sub(r"\\text\{([^{}]*)\}", r" \1 ", form.text).strip()
-    if m := re.match(r"[\(\[]([A-J])[\)\]]\s*\S|([A-J])[\).:]\s*\S", plain):
+    if (m := re.match(r"(?:[\(\[]([A-J])[\)\]]|([A-J])[\).:])\s*(?=\S)", plain)) and not _GOES_ON.match(plain[m.end() :]):
         return (m[1] or m[2]) if not re.search(r"[,;]\s*[\(\[]?[A-J]\b", plain) else ""
     return ""
 

@@ -44,6 +44,7 @@ RECYCLE = 5_000  # questions
 CROWDED = 2  # on a crowded machine a second by the clock counts as half a second of waste
 GRACE = 0.2  # seconds per worker, beside `timeout`, that a batch may waste
 START_COST = 0.7  # processor seconds to start a worker in the place of one that was killed
+FIRST = 0.4  # processor seconds the first question of a worker may take at least: it reads modules that later ones find
 SECOND_TRY = 0.3  # processor seconds a second try needs to be worth it
 _KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "VIRTUAL_ENV", "HOME", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT")
 
@@ -218,14 +219,17 @@ class Pool:
                     left = allowance - batch.wasted - sum(other.task.granted for other in self._workers if other.task is not None)
                     if batch.fresh:
                         task = batch.fresh.popleft()
-                        if left <= 0:
+                        if left <= 0 and batch.burnt >= allowance + self.size * GRACE:
                             batch.answer(task, "timeout")
                             continue
                         share = batch.wasted / self.size
-                        soft = self.slice if share < GRACE / 2 else min(self.slice, 0.1) if share < GRACE else min(self.slice, 0.04)
+                        soft = self.slice if share < self.timeout / 8 else min(self.slice, 0.1 if share < self.timeout / 2 else 0.04)
+                        if worker.done == 0:  # the first question of a worker takes longer
+                            soft = max(soft, min(self.slice, FIRST))
                         worker.give(task, soft, self.timeout if batch.killed == 0 else min(self.timeout, soft + 0.2))
                     elif late and not any(other.task is not None and other.task.spent == 0.0 for other in self._workers):
-                        task = late.popleft()
+                        task = min(late, key=lambda one: one.spent)  # what was cut short first has the better chance
+                        late.remove(task)
                         grant = min(self.timeout - task.spent, max(SECOND_TRY, left / (len(late) + 1)))
                         if grant > left or grant <= task.last:
                             batch.answer(task, "timeout")
@@ -288,6 +292,7 @@ class Pool:
         """To the second round, or to the end of its time."""
         task.last, task.granted = max(seconds, 1e-3), 0.0
         task.spent += task.last
+        batch.burnt += task.last
         batch.wasted += max(task.last, clock / CROWDED)
         if task.spent < self.timeout - 0.05:
             late.append(task)
@@ -315,7 +320,8 @@ class _Batch:
         self.known: dict[Question, Reply] = {}
         self.open: dict[Question, list[int]] = {}
         self.killed = 0
-        self.wasted = 0.0  # seconds on questions that did not finish
+        self.wasted = 0.0  # seconds on questions that did not finish, with what it takes to start workers again
+        self.burnt = 0.0  # of these, processor seconds of the questions alone: what decides whether one is not tried at all
         for i in range(len(comparisons)):
             self._advance(i, None)
 

@@ -308,6 +308,14 @@ def test_a_box_and_a_sentence_around_it_change_nothing(a: str) -> None:
         assert found is not None and outcome(found, a).correct, response
 
 
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [(r"\text{(C)} 12", True), (r"(C) -1", True), (r"\textbf{(C)}~\infty", True), (r"\text{(C)} + 1", False), (r"(C) \cdot 2", False), ("(C) - 1", False)],
+)
+def test_a_letter_that_begins_a_formula_is_no_choice(answer: str, right: bool) -> None:
+    assert outcome(answer, r"\text{(C)}").correct is right
+
+
 @given(numbers, numbers)
 @settings(max_examples=200, deadline=None)
 def test_numbers_are_equal_both_ways_or_not_at_all(a: str, b: str) -> None:

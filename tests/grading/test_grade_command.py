@@ -211,14 +211,14 @@ def test_rows_come_out_while_others_still_come_in_and_ctrl_c_writes_those_in_han
 
 
 def test_ctrl_c_while_workers_are_busy_costs_no_verdict(tmp_path):
-    sums = [(rf"\sum_{{k=0}}^{{n-1}} F_{{n-k-1}} F_{{k}} + {i}", rf"\sum_{{k=0}}^{{n-1}} F_{{k}} F_{{n-k-1}} + {i}") for i in range(24)]
+    sums = [(rf"\sum_{{k=0}}^{{n-1}} F_{{n-k-1}} F_{{k}} + {i}", rf"\sum_{{k=0}}^{{n-1}} F_{{k}} F_{{n-k-1}} + {i}") for i in range(80)]
     rows = [{"response": rf"\boxed{{{a}}}", "gold": g} for a, g in sums for _ in range(BATCH // 8)]
-    path = write(tmp_path / "in.jsonl", rows)  # three batches of eight questions
+    path = write(tmp_path / "in.jsonl", rows)  # ten batches of eight questions
     process = begin(str(path), "--out", str(tmp_path / "out.jsonl"), "--timeout", "20")
     deadline = threading.Event()
     while not (tmp_path / "out.jsonl").exists() and process.poll() is None:
         deadline.wait(0.05)
-    deadline.wait(0.5)  # into the second batch
+    deadline.wait(0.1)  # into the second batch
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=300)
     assert process.returncode == 130, said

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from rlent.data.files import FileData
 from rlent.errors import UsageError
 from rlent.grading.base import GradePolicy
 from rlent.grading.equality import Outcome, Question, Reply
@@ -399,3 +400,16 @@ def test_public_cases(grader: MathGrader) -> None:
     assert not false_positives
     assert not crashes
     assert agree / len(cases) >= 0.97
+
+
+def test_a_template_that_opens_thinking_is_read_after_its_end(tmp_path):
+    (tmp_path / "data.jsonl").write_text('{"prompt": "1+1?", "answer": "2"}\n')
+    verdicts = {}
+    for template, stated in (("r1", None), ("r1", False), ("qwen-boxed", None)):
+        grader = MathGrader(policy=GradePolicy(strip_think=stated))
+        with grader:
+            held = FileData(path=str(tmp_path / "data.jsonl"), held_out_size=0, template=template, grader=grader)
+            texts = [r"so \boxed{3}? no </think> \boxed{2}", r"it is \boxed{2}", r"\boxed{2} </think> done"]
+            verdicts[template, stated] = [v.correct for v in held.grader(texts, [Problem("a", "1+1?", "2")] * 3)]
+    assert verdicts["r1", None] == [True, False, False], "thinking that never ends is no answer, and what was thought is none"
+    assert verdicts["r1", False] == verdicts["qwen-boxed", None] == [True, True, True]
