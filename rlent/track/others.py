@@ -93,19 +93,19 @@ class Trackio:
     name = "trackio"
 
     def __init__(self, project: str) -> None:
-        self.project, self.library = project, _needs("trackio", "trackio", "trackio")
+        self.project, self.module = project, _needs("trackio", "trackio", "trackio")
         self.run: Any = None
 
     def start(self, run_dir: Path, config: Mapping[str, Any], run_id: str, replay: Iterable[Mapping[str, Any]]) -> None:
         plain = json.loads(json.dumps(dict(config), default=str))
         options = {"embed": False, "auto_log_gpu": False, "auto_log_cpu": False}
-        self.run = self.library.init(project=self.project, name=f"{run_dir.name}-{run_id}", config=plain, resume="allow", **options)
+        self.run = self.module.init(project=self.project, name=f"{run_dir.name}-{run_id}", config=plain, resume="allow", **options)
 
     def log(self, step: int, metrics: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> None:
         self.run.log(_numbers(metrics), step=step)
 
     def alert(self, name: str, text: str) -> None:
-        self.library.alert(title=name, text=text)
+        self.module.alert(title=name, text=text)
 
     def summary(self, values: Mapping[str, Any]) -> None:
         if numbers := {f"summary/{k}": v for k, v in _numbers(values).items()}:
