@@ -91,7 +91,7 @@ def _rows(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 missing = [name for name in _REQUIRED if name not in row]
             except (ValueError, TypeError) as error:
                 if number == len(lines) and not line.endswith(b"\n"):
-                    return  # an evaluation that was killed, or is running
+                    break  # an evaluation that was killed, or is running
                 raise DataError(f"{path}, line {number}: not JSON ({error})") from error
             if missing:
                 raise DataError(f"{path}, line {number}: a row needs {' and '.join(_REQUIRED)}; it has {', '.join(map(str, row))}")

@@ -148,6 +148,9 @@ def test_a_line_that_is_being_written_is_left_out(tmp_path: Path) -> None:
         file.write('{"problem": "p9", "resp')
     samples, problems, stated = read_responses(folder)
     assert len(samples) == 6 and len(problems) == 3 and "correct" in stated and "answer" not in stated
+    (folder / "responses.jsonl").rename(folder / "responses.0.jsonl")  # one file for each rank: a torn line ends its own file only
+    (folder / "responses.1.jsonl").write_text(json.dumps({**recorded()[0], "problem": "p8"}) + "\n")
+    assert [s.problem for s in read_responses(folder)[0]] == [s.problem for s in samples] + ["p8"]
 
 
 BENCHMARKS = ["aime24", "aime25", "amc23", "gsm8k_test", "math500", "minerva_math", "olympiadbench_maths_en"]
