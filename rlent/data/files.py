@@ -378,7 +378,7 @@ class _Loaded:
         self.__dict__.pop("train", None)
 
 
-def _for(template: str, grader: Any) -> Any:
+def for_template(template: str, grader: Any) -> Any:
     """The grader, told whether the template's prompts end inside `<think>`."""
     policy = getattr(grader, "policy", None)
     if policy is not None and template in TEMPLATES:
@@ -416,7 +416,7 @@ class FileData(_Loaded):
         self.limit, self.duplicates, self.seed = limit, duplicates, seed
         self.decontaminate, self.against, self.bad_golds = decontaminate, against, bad_golds
         self.max_prompt, self.long_prompts = max_prompt, long_prompts
-        self.template, self.grader = template, _for(template, grader)
+        self.template, self.grader = template, for_template(template, grader)
 
     def _load(self) -> Problems:
         if not self.path:
@@ -473,7 +473,7 @@ class HubData(_Loaded):
         self.limit, self.duplicates, self.seed = limit, duplicates, seed
         self.decontaminate, self.against, self.bad_golds = decontaminate, against, bad_golds
         self.max_prompt, self.long_prompts = max_prompt, long_prompts
-        self.template, self.grader = template, _for(template, grader)
+        self.template, self.grader = template, for_template(template, grader)
         self.protocol, self.card = protocol, card
 
     def _from_hub(self, split: str, limit: int | None) -> Problems:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rlent import recipe as recipes
+from rlent.data.files import for_template
 from rlent.errors import DataError, RecipeError, UsageError
 from rlent.eval.compare import Comparison, compare
 from rlent.eval.evaluate import Grader, describe, versions
@@ -98,6 +99,12 @@ def _rows(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"{path.name}:{number}", row
 
 
+def _settings(folder: Path) -> dict[str, Any]:
+    """What the evaluation says of itself; empty for responses from elsewhere."""
+    kept = folder / "settings.json"
+    return json.loads(kept.read_text()) if kept.is_file() else {}
+
+
 def read_responses(folder: Path) -> tuple[list[Sample], dict[tuple[str, str], Problem], frozenset[str]]:
     """The recorded samples, the problems they answer, and the fields that every row states (`correct`, `answer`, ...).
 
@@ -134,7 +141,7 @@ def read_responses(folder: Path) -> tuple[list[Sample], dict[tuple[str, str], Pr
 def regrade(folder: Path, grader: Grader, *, name: str = "", progress: Any = None) -> tuple[Regraded, list[Sample]]:
     """Grade the folder's responses again with `grader`; nothing is written."""
     samples, problems, stated = read_responses(folder)
-    settings = json.loads((folder / "settings.json").read_text()) if (folder / "settings.json").is_file() else {}
+    settings = _settings(folder)
     cut_is_wrong = bool(settings.get("cut_is_wrong", True))
     now: list[Sample] = []
     for start in range(0, len(samples), _BATCH):
@@ -197,9 +204,7 @@ def grader_of(folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
     Raises:
         RecipeError: an override of something else, or a value the grader does not accept.
     """
-    kept = folder / "settings.json"
-    block = dict((json.loads(kept.read_text()).get("extra") or {}).get("grader_block") or {}) if kept.is_file() else {}
-    block = block or dict(DEFAULT_GRADER)
+    block = dict((_settings(folder).get("extra") or {}).get("grader_block") or DEFAULT_GRADER)
     problems = [f"{o}: only grader.KEY=VALUE can be changed when grading again" for o in overrides if not o.startswith("grader.")]
     if problems:
         raise RecipeError(problems)
@@ -233,8 +238,11 @@ def main(root: str, arguments: Sequence[str], *, out: str | None = None, as_json
     results: dict[str, Regraded] = {}
     try:
         for folder in found:
-            block = blocks[folder]
-            grader = graders.setdefault(repr(block), build(block))
+            block, template = blocks[folder], str(_settings(folder).get("template") or "")
+            key = repr((block, template))
+            if key not in graders:
+                graders[key] = for_template(template, build(block))
+            grader = graders[key]
             name = str(folder.relative_to(place)) if folder != place else folder.name
             result, samples = regrade(folder, grader, name=name)
             results[name] = result

@@ -143,13 +143,16 @@ def _block(name: str, path: str | None, recipe: Recipe) -> dict[str, Any]:
 def _bench(name: str, block: Mapping[str, Any], recipe: Recipe, ask: Ask, budget: int, limit: int | None, made: dict[str, Any]) -> Bench:
     settings = recipe["eval"]
     n, ks, decoding = sampling(settings, block.get("protocol") or {}, ask, budget)
+    template = settings.get("template")
+    if name and not template and recipe["data"].get("template") not in (None, "none"):
+        template = recipe["data"]["template"]  # as the model was trained
+    if template and "template" in block:
+        block = {**block, "template": template}  # of the source too: its grader reads what responses to that template are
     key = repr(block)
     if key not in made:
         made[key] = build(block)
     source = made[key]
     problems = source.held_out
-    template = settings.get("template") or source.template
-    if name and not settings.get("template") and recipe["data"].get("template") not in (None, "none"):
-        template = recipe["data"]["template"]  # as the model was trained
+    template = template or source.template
     check_template(template)
     return Bench(name or problems.name, problems[:limit], len(problems), source, block, template, n, tuple(ks), decoding)

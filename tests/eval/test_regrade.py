@@ -125,6 +125,16 @@ def test_a_cut_response_stays_wrong(tmp_path: Path) -> None:
     assert Evaluation.load(loose / "regraded").average.value > 0
 
 
+def test_responses_to_a_template_that_opens_thinking_are_graded_as_such(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"problem": "p", "sample": i, "gold": "7", "correct": i > 0} for i in range(2)]
+    said = [r"\boxed{7}, or", r"it is 8, no </think> \boxed{7}"]
+    folder = record(tmp_path / "old", [{**r, "response": s} for r, s in zip(rows, said, strict=True)], {"template": "r1"})
+    main([], regrade=str(folder), as_json=True)
+    assert json.loads(capsys.readouterr().out)["sets"]["old"]["changed"] == 0
+    main(["grader.policy={_target_: rlent.grading.base.GradePolicy, strip_think: false}"], regrade=str(folder), as_json=True)
+    assert json.loads(capsys.readouterr().out)["sets"]["old"]["moves"] == {"wrong to right": 1}
+
+
 def test_what_cannot_be_graded_again_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no such folder"):
         main([], regrade=str(tmp_path / "nowhere"))

@@ -89,6 +89,15 @@ def test_a_model_is_asked_in_the_template_it_was_trained_with(files: dict[str, P
     assert benches(recipes.load([*trained, "eval.template=r1"]), Ask())[0].template == "r1"
 
 
+def test_the_grader_of_a_set_reads_what_its_template_makes_of_a_response(files: dict[str, Path]) -> None:
+    base = ["eval=paper", "eval.sets=[math500]", f"eval.paths.math500={files['math500']}"]
+    response = r"perhaps \boxed{3}, no </think> <answer> \boxed{1} </answer>", r"\boxed{1} or"
+    for template, verdicts in (("r1", [True, False]), ("qwen-boxed", [True, True])):  # r1 opens <think>; the second never ends it
+        (found,) = benches(recipes.load([*base, f"eval.template={template}"]), Ask())
+        with found.grader as grader:
+            assert [v.correct for v in grader(response, [found.problems[0]] * 2)] == verdicts
+
+
 def test_a_set_may_be_only_a_file_and_a_card_of_ones_own(tmp_path: Path) -> None:
     mine = write(tmp_path / "mine.jsonl", ["4", "5"])
     (found,) = benches(recipes.load(["eval=protocol", "eval.sets=[mine]", f"eval.paths.mine={mine}"]), Ask())
