@@ -31,6 +31,8 @@ import yaml
 
 from rlent import __version__
 from rlent.errors import RecipeError, UsageError, did_you_mean
+from rlent.eval.compare import by_seed
+from rlent.eval.folder import write_json
 from rlent.eval.plot import clean, colours, figure_of, finish, read_metrics, series
 from rlent.eval.result import Evaluation
 from rlent.math.passk import bootstrap_interval, paired_bootstrap
@@ -171,7 +173,7 @@ class Runner:
         return self.keep(job, about, None)
 
     def keep(self, job: Job, about: Mapping[str, Any], failure: str | None) -> str | None:
-        job.record(self.out).write_text(json.dumps({**about, "failure": None if self.stopped else failure}))
+        write_json(job.record(self.out), {**about, "failure": None if self.stopped else failure})
         return failure
 
     def call(self, arguments: Sequence[str], job: Job) -> tuple[int, str, float]:
@@ -248,24 +250,29 @@ def row_of(recipe: str, results: Sequence[Result], k: int, last: int | None = No
     if all(r.seconds is not None for r in results):
         found["seconds_per_step"] = float(np.mean([r.seconds / len(rows) for r, rows in zip(results, metrics, strict=True)]))
     for at in dict.fromkeys((1, k)):
-        by_seed = [e.pass_values(at) for e in evals]
-        values = np.mean(by_seed, axis=0)
+        (each,) = by_seed([evals], at)
+        values = each.mean(0)
         low, high = bootstrap_interval(values)
         found[f"pass@{at}"] = {"value": float(values.mean()), "low": float(low), "high": float(high)}
-        found["by_seed"][f"pass@{at}"] = [float(v.mean()) for v in by_seed]
-        found[f"_values@{at}"] = values
+        found["by_seed"][f"pass@{at}"] = each.mean(1).tolist()
+    found["_evals"] = {r.seed: e for r, e in zip(results, evals, strict=True)}
     return found
 
 
-def compared(rows: Sequence[dict[str, Any]], k: int) -> list[dict[str, Any]]:
-    """The rows with what they differ from GRPO's in: pass@1 and pass@k paired by problem, and time; rows without GRPO as they are."""
-    base = next((r for r in rows if r["recipe"] == BASE), None)
+def compared(rows: Sequence[dict[str, Any]], k: int, name: str = BASE) -> list[dict[str, Any]]:
+    """The rows with what they differ from that of `name` in: time, and pass@1 and pass@k paired by problem over the seeds that both have.
+
+    Rows without one of that name are as they were.
+    """
+    base = next((r for r in rows if r["recipe"] == name), None)
     for row in rows if base is not None else ():
         if "seconds_per_step" in row and "seconds_per_step" in base:
             row["cost"] = row["seconds_per_step"] / base["seconds_per_step"]
+        seeds = [seed for seed in row["seeds"] if seed in base["seeds"]]
         for at in dict.fromkeys((1, k)):
-            if row is not base and row["seeds"] == base["seeds"]:
-                d = paired_bootstrap(row[f"_values@{at}"], base[f"_values@{at}"])
+            if row is not base and seeds:
+                mine, theirs = by_seed([[r["_evals"][seed] for seed in seeds] for r in (row, base)], at)
+                d = paired_bootstrap(mine.mean(0), theirs.mean(0))
                 row[f"pass@{at}_difference"] = {"value": d.value, "low": d.low, "high": d.high}
     return [{key: value for key, value in row.items() if not key.startswith("_")} for row in rows]
 
@@ -315,7 +322,7 @@ def caption(document: Mapping[str, Any]) -> str:
     return (
         f"{s['steps']} steps of the embedded task; means over seeds. reward and entropy (nats per token): means over the last twentieth of the "
         f"steps; kept: entropy at the end over entropy at the first step. pass@k: {s['problems']} held-out problems x {s['n']} samples, 95 % bootstrap "
-        f"intervals over problems; the difference is paired by problem. time: processor seconds per step of the whole training process, relative to {BASE}."
+        f"intervals over problems; the difference is paired by problem, over the seeds that both have. time: processor seconds per step of the whole training process, relative to {BASE}."
     )
 
 
@@ -332,7 +339,7 @@ def markdown(document: Mapping[str, Any]) -> str:
 def write(document: Mapping[str, Any], out: Path) -> list[Path]:
     """arena.json, arena.csv, arena.md and, with two rows or more, the picture; returns what was written."""
     made = [out / "arena.json", out / "arena.csv", out / "arena.md"]
-    made[0].write_text(json.dumps(document, indent=1) + "\n")
+    write_json(made[0], document)
     k = document["settings"]["k"]
     with made[1].open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -423,7 +430,7 @@ def main(
             raise RecipeError(problems)
         out.mkdir(parents=True, exist_ok=True)
         if not kept.is_file():
-            kept.write_text(json.dumps({"settings": asdict(settings), "version": __version__, "rows": [], "missing": {}}) + "\n")
+            write_json(kept, {"settings": asdict(settings), "version": __version__, "rows": [], "missing": {}})
         print(
             f"{len(todo)} of {len(jobs)} jobs to do in {out}: {len(methods)} methods, {len(seeds)} seeds, {settings.steps} steps each",
             flush=True,

@@ -4,8 +4,8 @@
     python scripts/proof.py outputs/sweeps/recipe-seed-xxxxxxxx            # the folder the sweep names
 
 Values of a recipe are means over its seeds: of `entropy/mean` at the first step and over the last five steps, and of
-pass@1 and pass@k on the same held-out problems. A difference from the first recipe is taken problem by problem, each problem's
-value being its mean over seeds, and its interval is a paired bootstrap over problems. What is evaluated already is not again.
+pass@1 and pass@k on the same held-out problems. A difference from GRPO, or else from the first recipe, is taken problem by problem, each problem's
+value being its mean over the seeds that both have, and its interval is a paired bootstrap over problems. What is evaluated already is not again.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def main() -> None:
         done = pool.map(lambda rs: evaluate(runs[rs[0]][rs[1]], options), flat)
         evals = dict(zip(flat, done, strict=True))
     results = {recipe: [Result(seed, run, out_of(run, options)) for seed, run in sorted(runs[recipe].items())] for recipe in order}
-    table = compared([row_of(recipe, mine, options.k, LAST) for recipe, mine in results.items()], options.k)
+    table = compared([row_of(recipe, mine, options.k, LAST) for recipe, mine in results.items()], options.k, base)
     (options.sweep / "proof.json").write_text(json.dumps(table, indent=1) + "\n")
 
     steps = len(read_metrics(results[base][0].run))

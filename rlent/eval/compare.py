@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from rlent.errors import UsageError
 from rlent.eval.folder import changes
 from rlent.eval.result import DRAWS, LEVEL, Evaluation, without_nan
@@ -110,6 +112,21 @@ def shared(evals: Sequence[Evaluation]) -> list[list[int]]:
     return [[r[key] for key in common] for r in rows]
 
 
+def by_seed(sides: Sequence[Sequence[Evaluation]], k: int) -> list[passk.Array]:
+    """pass@k [seeds, problems] of each side (the evaluations of a method's seeds), on the problems that all of them have, in one order.
+
+    Raises:
+        UsageError: there is none, or one has fewer than k samples.
+    """
+    picked = iter(shared([e for side in sides for e in side]))
+    return [np.stack([e.pass_values(k)[next(picked)] for e in side]) for side in sides]
+
+
+def settings_changed(one: Evaluation, other: Evaluation) -> list[str]:
+    """Settings that change scores and differ between two evaluations."""
+    return [c for part in SETTINGS for c in changes(one.settings.get(part), other.settings.get(part), part)]
+
+
 def columns(e: Evaluation, ks: Sequence[int]) -> dict[str, passk.Array]:
     """Values per problem [P] of the metrics that are compared. pass@1 and maj@1 are avg and are left out."""
     more = [k for k in ks if k > 1]
@@ -135,8 +152,7 @@ def compare(evals: Sequence[Evaluation], *, seed: int = 0) -> Comparison:
     notes = [
         f"{label} differs from {labels[0]}: {change}"
         for label, e in zip(labels[1:], evals[1:], strict=True)
-        for part in SETTINGS
-        for change in changes(evals[0].settings.get(part), e.settings.get(part), part)
+        for change in settings_changed(evals[0], e)
     ]
     values = {label: {name: float(v.mean()) for name, v in mine.items()} for label, mine in zip(labels, found, strict=True)}
     return Comparison(labels[0], len(picked[0]), {x: e.n for x, e in zip(labels, evals, strict=True)}, values, differences, tuple(notes))

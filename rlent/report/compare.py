@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from rlent.errors import UsageError
+from rlent.eval.compare import by_seed
 from rlent.math.passk import Array, bootstrap_interval, interquartile_interval, interquartile_mean, paired_bootstrap
 from rlent.report.collect import Method, RunData
 
@@ -52,21 +54,15 @@ def at_end(method: Method, metric: str) -> Point:
     return Point(math.fsum(values) / len(values), min(values), max(values))
 
 
-def problem_values(method: Method, k: int) -> tuple[list[tuple[str, str]], Array] | None:
-    """pass@k of each seed on each problem [seeds, problems], and the problems; None unless every seed has an evaluation of the same ones."""
-    evals = [r.final_eval for r in method.runs]
-    if not evals or any(e is None or e.n < k for e in evals):
+def problem_values(methods: Sequence[Method], k: int) -> list[Array] | None:
+    """pass@k of each seed on each problem [seeds, problems], by method; None unless every seed has an evaluation, and some problem is in all."""
+    evals = [[r.final_eval for r in m.runs] for m in methods]
+    if any(e is None or e.n < k for side in evals for e in side):
         return None
-    names = [[(t.source, t.id) for t in e.problems] for e in evals if e]
-    common = [p for p in names[0] if all(p in set(n) for n in names)]
-    if not common:
+    try:
+        return by_seed([[e for e in side if e] for side in evals], k)
+    except UsageError:
         return None
-    rows = []
-    for e, own in zip(evals, names, strict=True):
-        assert e is not None
-        place = {p: i for i, p in enumerate(own)}
-        rows.append(e.pass_values(k)[[place[p] for p in common]])
-    return common, np.stack(rows)
 
 
 def largest_k(methods: Sequence[Method]) -> int | None:
@@ -88,14 +84,10 @@ def paired(methods: Sequence[Method], metrics: Mapping[str, int]) -> list[Paired
 
 
 def _by_problem(base: Method, other: Method, metric: str, k: int) -> Paired | None:
-    one, two = problem_values(base, k), problem_values(other, k)
-    if one is None or two is None:
+    found = problem_values([base, other], k)
+    if found is None or found[0].shape[1] < 2:
         return None
-    common = [p for p in one[0] if p in set(two[0])]
-    if len(common) < 2:
-        return None
-    picks = [[names.index(p) for p in common] for names, _ in (one, two)]
-    a, b = two[1].mean(0)[picks[1]], one[1].mean(0)[picks[0]]
+    b, a = (values.mean(0) for values in found)
     d = paired_bootstrap(a, b)
     p = float(stats.wilcoxon(a - b).pvalue) if np.any(a != b) else 1.0
     return Paired(other.label, metric, d.value, d.low, d.high, p, d.problems, "problems")
@@ -141,10 +133,10 @@ def iqm(method: Method, k: int) -> Point | None:
 
     With one seed there is nothing to draw from, and no interval.
     """
-    found = problem_values(method, k)
+    found = problem_values([method], k)
     if found is None:
         return None
-    scores = found[1]
+    scores = found[0]
     value = interquartile_mean(scores)
     return Point(value, *interquartile_interval(scores)) if len(scores) > 1 else Point(value)
 
@@ -156,9 +148,9 @@ def pass_curve(method: Method) -> tuple[dict[int, Point], str] | None:
         ks = sorted(set.intersection(*({*e.ladder} for e in evals if e)))
         out = {}
         for k in ks:
-            found = problem_values(method, k)
+            found = problem_values([method], k)
             if found is not None:
-                mean = found[1].mean(0)
+                mean = found[0].mean(0)
                 low, high = bootstrap_interval(mean)
                 out[k] = Point(float(mean.mean()), float(low), float(high))
         if out:
