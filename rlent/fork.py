@@ -346,7 +346,8 @@ def state_for(branch: Branch, parent: Parent, state: Mapping[str, Any]) -> dict[
     """A checkpoint's plain state as the branch takes it.
 
     The memory of a function is kept where the branch has the same function in the same place. Knobs keep what controllers made of
-    them only under the same controllers; otherwise they begin at the recipe's values.
+    them only under the same controllers; otherwise they begin at the recipe's values. The learning rate's schedule goes on from the
+    same step, however many updates a step has.
     """
     before, after = _targets(parent.config), _targets(branch.recipe.config)
     same = {path for path, target in after.items() if before.get(path) == target}
@@ -355,10 +356,16 @@ def state_for(branch: Branch, parent: Parent, state: Mapping[str, Any]) -> dict[
     turns = [{p: t for p, t in targets.items() if p.startswith("control.")} for targets in (before, after)]
     known = branch.recipe.plan.knobs()
     found["knobs"] = {k: v for k, v in state["knobs"].items() if k in known} if turns[0] == turns[1] else {}
+    found["policy"] = {**state["policy"], "count": state["policy"]["count"] * _updates(branch.recipe.config) // _updates(parent.config)}
     alarms = dict(state["alarms"])
     alarms["idle"] = {place: steps for place, steps in alarms.get("idle", {}).items() if place in same}
     found["alarms"] = alarms
     return found
+
+
+def _updates(config: Mapping[str, Any]) -> int:
+    """Optimizer updates in a step."""
+    return int(config["trainer"]["minibatches"]) * int(config["trainer"]["epochs"])
 
 
 def _until(file: Path, step: int) -> bytes:

@@ -53,6 +53,14 @@ def test_another_method_starts_from_the_same_weights_prompts_and_noise(parent: P
     assert "knob/regularize.aer.coef" in theirs[-1] and "knob/regularize.aer.coef" not in ours[-1]
 
 
+def test_a_branch_has_the_learning_rate_of_its_own_recipe_at_its_own_number_of_updates(parent: Path, tmp_path: Path) -> None:
+    own = "optim.lr=1e-4", "trainer.minibatches=1", "trainer.epochs=3"
+    made = rows(branch(parent, tmp_path, *own))
+    alone = rows(train(tmp_path / "alone", "optim.schedule=linear", *own, f"trainer.steps={STEPS}"))
+    assert made[AT - 1]["update/lr"] == rows(parent)[AT - 1]["update/lr"]
+    assert [r["update/lr"] for r in made[AT:]] == [r["update/lr"] for r in alone[AT:]]
+
+
 def test_what_a_branch_takes_and_what_begins_anew_is_said(parent: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert commands.fork(str(parent), AT, ["recipe=siren,aer"], out=str(tmp_path / "f"), dry_run=True) == 0
     siren, aer = capsys.readouterr().out.split("recipe=aer  new")

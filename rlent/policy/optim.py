@@ -139,7 +139,7 @@ class Update:
 
     def plain(self) -> dict[str, Any]:
         """Numbers that are not tensors."""
-        return {"count": self.count, "lr": self.lr}
+        return {"count": self.count}
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Any], plain: Mapping[str, Any]) -> None:
@@ -158,7 +158,7 @@ class Update:
                 _copy(value, tensors["state"][name][k], f"{k} of {name}")
         for name, master in mine["masters"].items():
             _copy(master, tensors["masters"][name], f"master of {name}")
-        self.count, self.lr = int(plain["count"]), float(plain["lr"])
+        self.count = int(plain["count"])
 
 
 def _norm(grads: list[Tensor]) -> Tensor:
