@@ -111,3 +111,13 @@ def centred(reward: Float[Tensor, " N"], group: Int[Tensor, " N"], degenerate: s
     alone = group_count(group) == 1
     own = reward if degenerate == "reference" else torch.zeros_like(reward)
     return torch.where(alone, own, reward - group_mean(reward, group))
+
+
+def standardised(
+    x: Float[Tensor, " N"], group: Int[Tensor, " N"], degenerate: str, *, epsilon: float, scale: str = "group"
+) -> Float[Tensor, " N"]:
+    """`centred` over the group's unbiased deviation plus `epsilon`, which counts as 1 in a group of one; `scale: none` only centres."""
+    credit = centred(x, group, degenerate)
+    if scale == "none":
+        return credit
+    return credit / (group_std(x, group).masked_fill(group_count(group) == 1, 1.0) + epsilon)

@@ -13,7 +13,7 @@ from typing import Literal
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rlent.math.group import centred, group_count, group_mean, group_std
+from rlent.math.group import group_mean, standardised
 from rlent.options import NonNegative
 
 
@@ -34,9 +34,7 @@ def augmented(
     `ref_reward` is that of the reference's response of the same number (`index`), or the mean over the group (`mean`). A group of one
     has no deviation and, as in TRL, no credit of its own.
     """
-    credit = centred(reward, group, degenerate)
-    if scale == "group":
-        credit = credit / (group_std(reward, group).masked_fill(group_count(group) == 1, 1.0) + epsilon)
+    credit = standardised(reward, group, degenerate, epsilon=epsilon, scale=scale)
     gap = reward - (group_mean(ref_reward, group) if pairing == "mean" else ref_reward)
     return {"adv": credit + gap.clamp(low, high), "gap": gap}
 

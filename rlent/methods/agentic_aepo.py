@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rlent.math.entropy import entropy_from_logits
-from rlent.math.group import centred, group_count, group_mean, group_std
+from rlent.math.group import group_mean, group_std, standardised
 from rlent.math.masked import row_mean
 from rlent.options import AboveOne, NonNegative, PositiveCount, Share
 
@@ -34,9 +34,7 @@ def entropy_credit(
     floor: float | None,
 ) -> dict[str, Tensor]:
     """A (1 + alpha A_H): A from rewards, A_H from the mean entropies of the group's responses, each less its mean over its deviation."""
-    alone = group_count(group) == 1
-    spread = torch.where(alone, torch.ones_like(reward), group_std(reward, group))
-    accuracy = centred(reward, group, "reference") / (spread + epsilon)
+    accuracy = standardised(reward, group, "reference", epsilon=epsilon)
     level = row_mean(old_entropy, mask)
     certainty = (level - group_mean(level, group)) / (group_std(level, group) + epsilon)
     factor = 1 + alpha * certainty

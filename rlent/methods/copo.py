@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rlent.math.group import group_count, group_mean, group_std
+from rlent.math.group import group_count, group_mean, standardised
 from rlent.math.ratio import clipped, log_ratio
 from rlent.options import AboveOne, NonNegative, Positive, Share
 
@@ -51,18 +51,16 @@ def local_and_global(
     prompt in the step the global advantage is 0. `blend` [N] is the weight of the local loss: sigmoid(k (H - b)) (soft), times or
     instead of it whether the reward is not 0 (zero) or the local advantage is not (forced).
     """
-    alone = group_count(group) == 1
-    local = torch.where(alone, reward, reward - group_mean(reward, group))
+    local = standardised(reward, group, "reference", epsilon=epsilon, scale=scale)
     bits = answer_entropy(answer_id, group, unparsed)
     level = group_mean(reward.double(), group)
     if entropy_in_reward:
         n = group_count(group).double()
-        level = level * (1 - torch.where(alone, 0.0, (1 - 1 / n) / n.clamp(min=2).log2()) * bits)
+        level = level * (1 - torch.where(n == 1, 0.0, (1 - 1 / n) / n.clamp(min=2).log2()) * bits)
     _, index, count = torch.unique(group, return_inverse=True, return_counts=True)
     first = torch.zeros(len(count), dtype=torch.float64).index_add_(0, index, level) / count  # one number per prompt
     across = level - first.mean()
     if scale == "group":
-        local = local / (group_std(reward, group).masked_fill(alone, 1.0) + epsilon)
         across = across / ((first.std() if len(first) > 1 else torch.ones_like(first).mean()) + epsilon)
     soft = torch.sigmoid(k * (bits - b))
     nonzero, forced = (reward != 0).double(), ((local != 0) & mask[:, 0]).double()

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rlent.math.group import centred, group_count, group_std
+from rlent.math.group import standardised
 from rlent.options import AboveOne, NonNegative, Positive, PositiveCount, Share
 
 METRICS = ("er", "erv", "era")
@@ -86,8 +86,7 @@ def rank_shaped(
     A row whose rank accelerates is asked to explore (rank), another one to exploit (velocity). `last_token` puts the bonus on the
     last response token alone. Without means (`ema_before` None) there is no bonus. `ema_after` are the means moved by `ema_alpha`.
     """
-    alone = group_count(group) == 1
-    a = centred(reward.double(), group, degenerate) / (group_std(reward.double(), group).masked_fill(alone, 1.0) + epsilon)
+    a = standardised(reward.double(), group, degenerate, epsilon=epsilon)
     metrics = {"er": er, "erv": erv, "era": era}
     aux = torch.zeros_like(a)
     if ema_before is not None:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rlent.math.group import centred, group_count, group_std
+from rlent.math.group import centred, group_std, standardised
 from rlent.options import NonNegative
 
 
@@ -31,10 +31,6 @@ def group_relative(
     `scale` says whose deviation: of the `group`, of all rewards of the step (`batch`), or `none` (no division at all). In a
     group of one the deviation counts as 1, so that the default gives its reward back; see `centred`.
     """
-    credit = centred(reward, group, degenerate)
-    if scale == "none":
-        return credit
     if scale == "batch":
-        return credit / (group_std(reward, torch.zeros_like(group)) + epsilon)
-    spread = torch.where(group_count(group) == 1, torch.ones_like(reward), group_std(reward, group))
-    return credit / (spread + epsilon)
+        return centred(reward, group, degenerate) / (group_std(reward, torch.zeros_like(group)) + epsilon)
+    return standardised(reward, group, degenerate, epsilon=epsilon, scale=scale)

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rlent.math.entropy import entropy_from_logits
-from rlent.math.group import centred, group_count, group_max, group_std, group_sum
+from rlent.math.group import group_max, group_sum, standardised
 from rlent.math.ratio import clipped, log_ratio
 from rlent.options import AboveOne, NonNegative, Positive, Share
 
@@ -47,10 +47,7 @@ def token_group(
     sizes = credit.abs() * (length > 0)
     if faithful == "released":
         sizes = torch.maximum(sizes, (mean / spread).abs() * ~mask.all(1))
-    alone = group_count(group) == 1
-    ordinary = centred(reward.double(), group, degenerate)
-    if scale == "group":
-        ordinary = ordinary / (group_std(reward.double(), group).masked_fill(alone, 1.0) + epsilon)
+    ordinary = standardised(reward.double(), group, degenerate, epsilon=epsilon, scale=scale)
     return torch.where(group_max(sizes, group) >= fallback, ordinary, credit).to(reward.dtype)
 
 

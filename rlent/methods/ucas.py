@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rlent.math.group import group_count, group_mean, group_std
+from rlent.math.group import standardised
 from rlent.options import NonNegative, Positive
 
 
@@ -49,25 +49,14 @@ def certainty_shaped(
     the sampled tokens' logits scaled to 0 ... 1 over the step (0.5 where all are equal). `scale: none` only centres a and z. A
     group of one keeps its reward and its certainty (`reference`), or gets a = 0 (`zero`).
     """
-    alone = group_count(group) == 1
     total = old_self_certainty.double().masked_fill(~mask, 0.0).sum(1)
     if certainty == "mean":
         total = total / mask.sum(1).clamp(min=1)
-    a = _standard(reward.double(), group, alone, scale, epsilon)
-    if degenerate == "zero":
-        a = a.masked_fill(alone, 0.0)
-    z = _standard(total, group, alone, scale, epsilon)
+    a = standardised(reward.double(), group, degenerate, epsilon=epsilon, scale=scale)
+    z = standardised(total, group, "reference", epsilon=epsilon, scale=scale)
     credit = (a * torch.where(a > 0, -beta_pos * z, beta_neg * z).exp())[:, None]
     shaped = credit - token_coef * _unit(old_token_logit.double(), mask)
     return (torch.where(credit > 0, shaped.clamp(min=0.0), shaped) * mask).to(old_token_logit.dtype)
-
-
-def _standard(x: Tensor, group: Tensor, alone: Tensor, scale: str, epsilon: float) -> Tensor:
-    """x in deviations from its group's mean; alone in its group it stays as it is."""
-    centred = torch.where(alone, x, x - group_mean(x, group))
-    if scale == "none":
-        return centred
-    return centred / (group_std(x, group).masked_fill(alone, 1.0) + epsilon)
 
 
 def _unit(x: Tensor, mask: Tensor) -> Tensor:

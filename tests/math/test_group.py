@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from rlent.math.group import group_count, group_mean, group_quantile, group_second_largest, group_std
+from rlent.math.group import group_count, group_mean, group_quantile, group_second_largest, group_std, standardised
 
 X = torch.tensor([1.0, 10.0, 3.0, 10.0, 5.0, 7.0], dtype=torch.float64)
 GROUP = torch.tensor([4, 9, 4, 9, 4, 0])  # groups (1, 3, 5), (10, 10) and (7), their rows apart
@@ -61,3 +61,12 @@ def test_lower_quantile_takes_an_integral_rank_as_it_is():
     # 0.07 * 100 is 7.000000000000001 in floating point; the seventh smallest value is meant
     x = torch.arange(100, dtype=torch.float64)
     assert group_quantile(x, torch.zeros(100, dtype=torch.long), 0.07, "lower")[0].item() == 6.0
+
+
+def test_standardised_credit_counts_in_deviations_and_a_lone_row_in_whole_ones():
+    x, group = torch.tensor([1.0, 3.0, 7.0], dtype=torch.float64), torch.tensor([4, 4, 9])
+    spread = 2**0.5  # unbiased
+    for degenerate, lone in (("reference", 7.0), ("zero", 0.0)):
+        found = standardised(x, group, degenerate, epsilon=0.5)
+        assert found.tolist() == pytest.approx([-1 / (spread + 0.5), 1 / (spread + 0.5), lone / 1.5])
+        assert standardised(x, group, degenerate, epsilon=0.5, scale="none").tolist() == [-1.0, 1.0, lone]
