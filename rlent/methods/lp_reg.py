@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rlent.math.masked import pick_smallest
-from rlent.math.ratio import clipped, log_ratio
+from rlent.math.ratio import clipped, divergence, log_ratio
 from rlent.options import NonNegative, Positive, Share
 
 FILTERED = -1e4
@@ -98,8 +98,7 @@ def pull_to_proxy(
 
     Beyond d of about 2.6 the bound holds the value and there is no gradient.
     """
-    d = (old_lp_proxy - logp).masked_fill(~lp_reg_selected, 0.0)
-    return (torch.expm1(d) - d).clamp(-10.0, 10.0)
+    return divergence(logp, old_lp_proxy, "k3").masked_fill(~lp_reg_selected, 0.0)
 
 
 def forward_divergence(lp_kept: Float[Tensor, "B T"], lp_reg_selected: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
