@@ -14,18 +14,18 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 
-def soft_value(share: float, eta: float) -> float:
-    """|log(1 - p + p e^eta) / eta|, p being the share that ends right: p itself for eta -> 0, 1 for eta -> inf if p > 0."""
+def soft_value(share: Any, eta: float) -> Any:
+    """|log(1 - p + p e^eta) / eta|, p being the share that ends right, a number or an array: p itself for eta -> 0, 1 for eta -> inf if p > 0."""
     if eta == 0:
         return share
     with np.errstate(divide="ignore"):
-        return abs(float(np.logaddexp(np.log(1.0 - share), np.log(share) + eta)) / eta)
+        return np.abs(np.logaddexp(np.log(1.0 - np.asarray(share)), np.log(share) + eta)) / abs(eta)
 
 
 def step_labels(completion_labels: Sequence[Sequence[float]], final_label: float, *, eta: float) -> dict[str, list[float]]:
     """The label of each prefix, rounded to three decimals, and the outcome as the last one's."""
     means = [sum(float(x) for x in labels) / len(labels) for labels in completion_labels]
-    exact = [soft_value(p, eta) for p in means]
+    exact = [float(soft_value(p, eta)) for p in means]
     return {"mean_label": means, "step_score_unrounded": exact, "step_score": [*(round(x, 3) for x in exact), float(final_label)]}
 
 
@@ -35,19 +35,24 @@ def prefix_value(
     """V(prefix up to t) - V(prefix before t), with V the soft value over the group's responses that begin with the prefix.
 
     The responses of the group are the completions; the last token's value is the outcome. Summed over a response this is the outcome
-    less the prompt's own value.
+    less the prompt's own value. Linear in the number of tokens.
     """
     reward = torch.zeros(mask.shape)
-    ids, length, right = tokens.tolist(), mask.sum(1).tolist(), correct.double().tolist()
-    for g in group.unique().tolist():
+    length, right = mask.sum(1).tolist(), correct.double().numpy()
+    for g in group.unique():
         rows = (group == g).nonzero()[:, 0].tolist()
-        known: dict[tuple[int, ...], list[float]] = {}
-        for i in rows:
-            for t in range(length[i] + 1):
-                known.setdefault(tuple(ids[i][:t]), []).append(right[i])
-        value: dict[Any, float] = {k: soft_value(sum(v) / len(v), eta) for k, v in known.items()}
-        for i in rows:
-            path = [value[tuple(ids[i][:t])] for t in range(length[i])] + [right[i]]
-            for t in range(length[i]):
-                reward[i, t] = path[t + 1] - path[t]
+        longer: dict[tuple[int, int], int] = {}  # from a prefix by a token to the longer prefix; 0 is the prompt
+        paths = [_prefixes(tokens[i, : length[i]].tolist(), longer) for i in rows]
+        every, outcome = np.concatenate(paths), np.repeat(right[rows], [len(p) for p in paths])
+        value = soft_value(np.bincount(every, weights=outcome) / np.bincount(every), eta)
+        for i, path in zip(rows, paths, strict=True):
+            reward[i, : length[i]] = torch.from_numpy(np.diff(np.append(value[path[:-1]], right[i]))).to(reward.dtype)
     return reward
+
+
+def _prefixes(ids: Sequence[int], longer: dict[tuple[int, int], int]) -> list[int]:
+    """The number of each prefix of a response, from the empty to the whole one; new prefixes are numbered in `longer`."""
+    path = [0]
+    for token in ids:
+        path.append(longer.setdefault((path[-1], token), len(longer) + 1))
+    return path

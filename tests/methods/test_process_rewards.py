@@ -1,6 +1,7 @@
 """ER-PRM and implicit process rewards (PRIME)."""
 
 import math
+import tracemalloc
 
 import pytest
 import torch
@@ -40,6 +41,18 @@ def test_rewards_of_a_response_sum_to_the_outcome_less_the_value_of_the_prompt()
     torch.testing.assert_close(found, right.float() - soft_value(0.5, 1.0))
     alone = prefix_value(right[:1], tokens[:1], MASK[:1], group[:1], eta=1.0)
     assert alone.abs().max() < 1e-6
+
+
+def test_long_responses_are_paid_without_a_copy_of_every_prefix():
+    tokens = torch.arange(20_000).expand(2, -1).clone()
+    tokens[1, 10_000:] += 1  # the two part ways half-way
+    mask = torch.ones(2, 20_000).bool()
+    tracemalloc.start()
+    found = prefix_value(torch.tensor([1, 0]), tokens, mask, torch.zeros(2, dtype=torch.long), eta=0.0)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found.nonzero().tolist() == [[0, 10_000], [1, 10_000]] and found[:, 10_000].tolist() == [0.5, -0.5]
+    assert peak < 64e6  # the prefixes themselves would take gigabytes
 
 
 def test_the_reward_models_loss_is_the_cross_entropy_of_the_sum():
