@@ -132,7 +132,7 @@ class World:
     def whole(self, batch: Batch, names: Sequence[str], work: Callable[[Batch], dict[str, Any]]) -> dict[str, Any]:
         """Run `work` on all ranks' rows in the order of their ids, and give each rank its rows of the results.
 
-        `work` returns tensors whose first dimension is rows, or numbers (given to every rank as they are).
+        `work` returns tensors and lists whose first dimension is rows, or numbers (given to every rank as they are).
         """
         if self.size == 1:
             return work(batch)
@@ -171,6 +171,8 @@ def _rows_of(result: dict[str, Any], order: Tensor, part: Batch) -> dict[str, An
             value = value[index]
             if value.ndim >= 2 and value.shape[1] > part.width:
                 value = value[:, : part.width].contiguous()
+        elif isinstance(value, list) and len(value) == len(order):
+            value = [value[i] for i in index.tolist()]
         out[key] = value
     return out
 

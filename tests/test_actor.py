@@ -10,7 +10,7 @@ import torch
 
 from rlent.actor import Actor
 from rlent.types import Batch
-from rlent.world import World, merge
+from rlent.world import World, _rows_of, merge
 
 
 class Thread(World):
@@ -83,3 +83,10 @@ def test_a_minibatch_has_the_groups_that_one_rank_draws_for_it() -> None:
     _, apart = balanced(3, 4)
     _, alone = balanced(1, 4)
     assert [set().union(*(rows[m] for rows in apart)) for m in range(4)] == alone[0]
+
+
+def test_each_rank_gets_its_own_rows_of_a_result_whatever_holds_them() -> None:
+    order = torch.tensor([3, 5, 8])
+    part = Batch({"mask": torch.ones(2, 1).bool()}, torch.tensor([8, 3]))
+    found = _rows_of({"value": torch.tensor([1.0, 2.0, 3.0]), "label": ["a", None, "c"], "alpha": 0.5}, order, part)
+    assert found["value"].tolist() == [3.0, 1.0] and found["label"] == ["c", "a"] and found["alpha"] == 0.5
