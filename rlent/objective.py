@@ -310,7 +310,7 @@ class Objective:
                         f"{node.path} brings its own mask inside the update, where denominators are already fixed; let it read now_ streams instead"
                     )
                 mask = mask & found["mask"].bool()
-                among = found["rows"] if "rows" in found else mask.any(1)  # the rows a sequence mean is taken over
+                among = found["rows"] & rows["train"] if "rows" in found else mask.any(1)  # the rows a sequence mean is taken over
                 among = torch.ones_like(among) if self.empty_rows and "rows" in found else among
                 counts = (int(among.sum()), int(mask.sum()))
             found = found["value"]

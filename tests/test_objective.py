@@ -220,12 +220,20 @@ def test_coefficients_are_the_aggregation_written_out(how: str, expected: list[l
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
 
 
-def test_rows_without_train_get_no_gradient_and_leave_the_denominator() -> None:
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        ["recipe=grpo"],
+        ["recipe=entropic", "regularize.entropic.coef=0.5", "regularize.entropic.threshold=0.3"],
+    ],
+    ids=["loss", "regularizer that counts rows itself"],
+)
+def test_rows_without_train_get_no_gradient_and_leave_the_denominator(recipe: list[str]) -> None:
     batch = random_batch(0)
     train = torch.arange(len(batch)) % 2 == 0
-    _, grads, _ = run(["recipe=grpo"], batch.with_(train=train), [list(range(len(batch)))])
+    _, grads, _ = run(recipe, batch.with_(train=train), [list(range(len(batch)))], "seq_mean")
     kept = [i for i in range(len(batch)) if i % 2 == 0]
-    _, alone, _ = run(["recipe=grpo"], batch.select(kept), [list(range(len(kept)))])
+    _, alone, _ = run(recipe, batch.select(kept), [list(range(len(kept)))], "seq_mean")
     assert not grads["logp"][~train].any()
     torch.testing.assert_close(grads["logp"][kept][:, : alone["logp"].shape[1]], alone["logp"], rtol=1e-12, atol=0)
 
