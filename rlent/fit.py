@@ -13,6 +13,7 @@ from typing import Any
 from rlent.errors import DataError, UsageError
 from rlent.folder import RunFolder
 from rlent.math.law import FEW_POINTS, LEVEL, AcrossSizes, Forecast, Law, across_sizes, fit_law, forecast
+from rlent.track.record import read_rows
 
 ENTROPY, SCORE = "entropy/mean", "eval/pass@1"
 
@@ -141,10 +142,9 @@ def fit_run(folder: Path, *, x: str = ENTROPY, y: str = SCORE, early: float = 0.
     Raises:
         DataError: the run has no metrics, or never logged `x` or `y`.
     """
-    file = folder / "metrics.jsonl"
-    if not file.is_file():
-        raise DataError(f"{folder} has no metrics.jsonl yet")
-    rows = [json.loads(line) for line in file.read_text().splitlines() if line.strip()]
+    rows = read_rows(folder / "metrics.jsonl")
+    if not rows:
+        raise DataError(f"{folder} has logged no step yet")
     origin = _fork(folder)
     if origin is not None:  # what came before the fork is the parent's, under another recipe
         rows = [r for r in rows if r["step"] > origin]

@@ -10,7 +10,8 @@ import pytest
 from runs import rlent, rows, train
 
 from rlent import commands
-from rlent.fit import LiveLaw, pairs
+from rlent.errors import DataError
+from rlent.fit import LiveLaw, fit_run, pairs
 
 
 def written(
@@ -46,6 +47,16 @@ def test_the_law_is_printed_drawn_and_given_as_json(tmp_path: Path):
     assert found["runs"][0]["forecast"]["rmse"] == pytest.approx(0, abs=1e-9)
     assert [Path(f).suffix for f in found["files"]] == [".png", ".svg", ".csv"] and all(Path(f).stat().st_size for f in found["files"])
     assert "0.400" in rlent("fit", str(run)).stdout
+
+
+def test_a_run_that_is_writing_a_line_is_fitted_without_it(tmp_path: Path):
+    run = written(tmp_path / "run", curve())
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 41, "entropy/mean": 0.0')
+    assert fit_run(run).law.ceiling == pytest.approx(0.4)
+    (run / "metrics.jsonl").write_text("")
+    with pytest.raises(DataError, match="has logged no step yet"):
+        fit_run(run)
 
 
 def test_an_intervened_run_has_no_ceiling(tmp_path: Path):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import itertools
-import json
 import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlent.errors import DataError
 from rlent.eval.result import LEVEL, Evaluation
+from rlent.track.record import read_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,23 +61,13 @@ def read_metrics(path: Path | str) -> list[dict[str, Any]]:
     """The rows of a `metrics.jsonl`, given the file or its run folder. A last line that is being written is left out.
 
     Raises:
-        DataError: no such file, or a line that is not JSON.
+        DataError: no such file, or a line that is no row of a record.
     """
     path = Path(path)
     path = path / "metrics.jsonl" if path.is_dir() else path
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise DataError(f"{path}: there are no metrics; is it a run folder?") from None
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            if number == len(lines):
-                break
-            raise DataError(f"{path}, line {number}: {error}") from error
-    return rows
+    if not path.is_file():
+        raise DataError(f"{path}: there are no metrics; is it a run folder?")
+    return read_rows(path)
 
 
 def series(rows: Rows, key: str = ENTROPY) -> tuple[list[int], list[float]]:

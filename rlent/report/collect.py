@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlent.errors import DataError, UsageError
+from rlent.eval.plot import series
 from rlent.eval.result import Evaluation
 from rlent.folder import RunFolder
 from rlent.recipe import contrast, flat
@@ -47,8 +48,7 @@ class RunData:
 
     def series(self, metric: str) -> tuple[list[int], list[float]]:
         """Steps and finite values of a metric."""
-        found = [(r["step"], float(r[metric])) for r in self.rows if isinstance(r.get(metric), int | float) and math.isfinite(r[metric])]
-        return [s for s, _ in found], [v for _, v in found]
+        return series(self.rows, metric)
 
     def at_end(self, metric: str, steps: int = 1) -> float:
         """Mean over the last `steps` values; NaN where there are none."""
