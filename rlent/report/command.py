@@ -33,6 +33,7 @@ def report(places: Sequence[str], out: str, *, force: bool = False) -> int:
     if file.exists() and not force and "<!-- rlent report" not in file.read_text(errors="replace")[-4000:]:
         raise UsageError(f"'{file}' is there already and is no report; nothing was overwritten. Choose another name, or --force")
     collection = collect(places)
+    collection.notes += compare.unlike(collection.methods)
     drawn, body = compose(collection, data.name)
     data.mkdir(parents=True, exist_ok=True)
     for one in drawn:
@@ -98,7 +99,7 @@ def compose(collection: Collection, place: str) -> tuple[list[Drawn], list[str]]
     if alarms:
         body += [page.heading("Alarms"), page.bullets(alarms)]
     if collection.notes:
-        body += [page.heading("Unfinished or left out"), page.bullets(collection.notes)]
+        body += [page.heading("Notes"), page.bullets(collection.notes)]
     body += [page.heading("How this was made"), *_made(collection)]
     return drawn, body
 

@@ -15,7 +15,7 @@ import numpy as np
 from scipy import stats
 
 from rlent.errors import UsageError
-from rlent.eval.compare import by_seed
+from rlent.eval.compare import by_seed, settings_changed
 from rlent.math.passk import Array, bootstrap_interval, interquartile_interval, interquartile_mean, paired_bootstrap
 from rlent.report.collect import Method, RunData
 
@@ -63,6 +63,16 @@ def problem_values(methods: Sequence[Method], k: int) -> list[Array] | None:
         return by_seed([[e for e in side if e] for side in evals], k)
     except UsageError:
         return None
+
+
+def unlike(methods: Sequence[Method]) -> list[str]:
+    """Evaluations that were made otherwise than the first: what differs in them is no difference between methods."""
+    made = [(m, r, e) for m in methods for r in m.runs if (e := r.final_eval)]
+    return [
+        f"{m.label}, seed {r.seed}: its evaluation differs from that of {made[0][0].label}, seed {made[0][1].seed}: {change}"
+        for m, r, e in made[1:]
+        for change in settings_changed(made[0][2], e)
+    ]
 
 
 def largest_k(methods: Sequence[Method]) -> int | None:

@@ -151,6 +151,7 @@ def test_evaluations_give_paired_tests_over_problems_and_the_model_before_traini
     out = tmp_path / "r.html"
     assert commands.report([*map(str, places), str(tmp_path / "start")], str(out)) == 0
     text = out.read_text()
+    assert "its evaluation differs" not in text
     assert "Interquartile means" in text and "Wilcoxon" in text and "12 problems x 4 samples" in text
     lines = {r["method"] for r in csv.DictReader(io.StringIO((tmp_path / "r_data" / "pass_at_k.csv").read_text()))}
     assert lines == {"before training", "grpo", "clipcov"}
@@ -222,11 +223,11 @@ def test_sign_flips_are_counted_exactly_and_holm_corrects_in_order() -> None:
     assert compare.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
 
 
-def evaluation(correct: list[int], n: int = 4) -> Any:
+def evaluation(correct: list[int], n: int = 4, **settings: Any) -> Any:
     from rlent.eval.result import Evaluation, Tally
 
     tallies = [Tally(f"p{i}", "s", "1" * c + "0" * (n - c), 1, {1: 0.0}, 0, 0, {"ok": n}, n, 0.0) for i, c in enumerate(correct)]
-    return Evaluation("e", (1, n), tuple(tallies), {"about": {"model": "tiny", "checkpoint": None}})
+    return Evaluation("e", (1, n), tuple(tallies), {"about": {"model": "tiny", "checkpoint": None}, **settings})
 
 
 def test_a_difference_is_taken_problem_by_problem_over_the_mean_of_seeds() -> None:
@@ -241,6 +242,18 @@ def test_a_difference_is_taken_problem_by_problem_over_the_mean_of_seeds() -> No
     assert d.value == pytest.approx(np.mean([0.25, 0.25, 0.375, 0.0])) and d.pairs == 4 and d.over == "problems"
     assert compare.iqm(two, 1).value == pytest.approx(np.mean([0.5, 0.5, 0.75, 1.0]))  # the middle half of eight values
     assert np.isnan(compare.iqm(method("c", [0, 4]), 1).low), "one seed has no interval"
+
+
+def test_evaluations_that_were_made_otherwise_are_named() -> None:
+    from rlent.report.collect import Method, RunData
+
+    def method(label: str, *heats: float) -> Method:
+        evals = [evaluation([1, 2], decoding={"temperature": heat}) for heat in heats]
+        return Method(label, [RunData(Path("x"), label, {"seed": i}, {}, {}, [{"step": 1}], [e]) for i, e in enumerate(evals)])
+
+    assert compare.unlike([method("a", 1.0, 1.0), method("b", 1.0)]) == []
+    (said,) = compare.unlike([method("a", 1.0, 1.0), method("b", 0.6)])
+    assert said == "b, seed 0: its evaluation differs from that of a, seed 0: decoding.temperature was 1.0 and is 0.6"
 
 
 def test_a_method_keeps_its_colour_whatever_is_beside_it() -> None:
