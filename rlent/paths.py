@@ -1,4 +1,4 @@
-"""Where the shipped files are. Standard library only."""
+"""Where the shipped files are, and names that are not taken. Standard library only."""
 
 from __future__ import annotations
 
@@ -25,3 +25,12 @@ def constraints_file() -> Path | None:
         if file.is_file():
             return file
     return None
+
+
+def free(path: Path) -> Path:
+    """The path, or with -2, -3, ... before its ending where that is taken: nothing is overwritten."""
+    count, found = 1, path
+    while found.exists():
+        count += 1
+        found = path.with_stem(f"{path.stem}-{count}")
+    return found

@@ -20,6 +20,7 @@ from rlent.analysis.replay import Played
 from rlent.analysis.source import Source, open_kept
 from rlent.errors import UsageError
 from rlent.math.covariance import token_covariance
+from rlent.paths import free
 from rlent.types import Batch
 
 TEMPLATE = Path(__file__).parent.parent / "assets" / "inspect.html"
@@ -176,15 +177,6 @@ def _short(numbers: np.ndarray[Any, Any]) -> list[float | None]:
     return [float(f"{v:.4g}") if math.isfinite(v) else None for v in numbers.tolist()]
 
 
-def _free(path: Path) -> Path:
-    """The path, or with -2, -3, ... where that is taken."""
-    count, free = 1, path
-    while free.exists():
-        count += 1
-        free = path.with_stem(f"{path.stem}-{count}")
-    return free
-
-
 def main(
     place: str,
     overrides: Sequence[str] = (),
@@ -211,7 +203,7 @@ def main(
     names = [n for n in dict.fromkeys([*methods, *named]) if n != REFERENCE]
     found = replay(source, names, rest, config_dirs=config_dirs)
     folder = Path(place) / "inspect" if Path(place).is_dir() else Path(place).parent
-    path = Path(out) if out is not None else _free(folder / f"step_{int(source.batch['step']):06d}.html")
+    path = Path(out) if out is not None else free(folder / f"step_{int(source.batch['step']):06d}.html")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page(source, found, rows=rows), encoding="utf-8")
     for p in found.played:

@@ -15,6 +15,7 @@ from rlent import recipe as recipes
 from rlent.analysis import dumps
 from rlent.analysis.source import Source, read_source
 from rlent.errors import UsageError
+from rlent.eval.result import ladder
 from rlent.math.passk import bootstrap_interval, pass_at_k
 from rlent.objective import add_advantage
 from rlent.types import Batch
@@ -44,7 +45,7 @@ def measure(source: Source) -> dict[str, Any]:
         "samples": [int(n.min()), int(n.max())],
         "metrics": {k: v if math.isfinite(v) else None for k, v in chosen.items()},
         "level": LEVEL,
-        "pass_at_k": {str(k): _estimate(n, c, k) for k in _ks(int(n.min()))},
+        "pass_at_k": {str(k): _estimate(n, c, k) for k in ladder(int(n.min()))},
     }
 
 
@@ -53,11 +54,6 @@ def _counts(batch: Batch) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     group, correct = batch["group"].numpy(), batch["correct"].numpy()
     _, at = np.unique(group, return_inverse=True)
     return np.bincount(at), np.bincount(at, weights=correct).astype(np.int64)
-
-
-def _ks(samples: int) -> list[int]:
-    """1, 2, 4, ... and the number of samples itself."""
-    return sorted({*(2**i for i in range(samples.bit_length()) if 2**i <= samples), samples})
 
 
 def _estimate(n: np.ndarray[Any, Any], c: np.ndarray[Any, Any], k: int) -> dict[str, float]:

@@ -22,6 +22,7 @@ from rlent.eval.compare import Comparison, compare
 from rlent.eval.evaluate import Grader, describe, versions
 from rlent.eval.folder import Sample, changes, read_problems, write_json, write_lines
 from rlent.eval.result import Evaluation, ladder, tally
+from rlent.paths import free
 from rlent.recipe import build
 from rlent.types import Problem
 
@@ -40,7 +41,7 @@ class Change:
     gold: Any
     response: str
     was: Mapping[str, Any]
-    is_: Mapping[str, Any]
+    now: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,7 @@ def regrade(folder: Path, grader: Grader, *, name: str = "", progress: Any = Non
     )
     changed, moves = [], Counter[str]()
     for old, new in zip(samples, now, strict=True) if "correct" in stated else ():
-        was, is_ = ({"correct": s.correct, "answer": s.answer, "status": s.status, "method": s.method} for s in (old, new))
+        was, is_now = ({"correct": s.correct, "answer": s.answer, "status": s.status, "method": s.method} for s in (old, new))
         if old.correct != new.correct:
             moves["wrong to right" if new.correct else "right to wrong"] += 1
         elif "answer" in stated and old.answer != new.answer:
@@ -172,7 +173,7 @@ def regrade(folder: Path, grader: Grader, *, name: str = "", progress: Any = Non
             moves["another status, same verdict"] += 1
         else:
             continue
-        changed.append(Change(new.problem, new.source, new.sample, new.gold, new.response, was, is_))
+        changed.append(Change(new.problem, new.source, new.sample, new.gold, new.response, was, is_now))
     return (
         Regraded(
             name or folder.name, before, after, tuple(changed), dict(moves),
@@ -233,7 +234,7 @@ def main(root: str, arguments: Sequence[str], *, out: str | None = None, as_json
     blocks = {folder: grader_of(folder, arguments) for folder in found}
     if out and Path(out).exists() and any(Path(out).iterdir()):
         raise UsageError(f"--out {out}: not empty, and nothing is overwritten; choose another folder")
-    base = Path(out) if out else _free(place / "regraded")
+    base = Path(out) if out else free(place / "regraded")
     graders: dict[str, Any] = {}
     results: dict[str, Regraded] = {}
     try:
@@ -249,14 +250,7 @@ def main(root: str, arguments: Sequence[str], *, out: str | None = None, as_json
             where = base / folder.relative_to(place)
             write_lines(where / "responses.jsonl", samples)
             write_json(where / "settings.json", {**result.after.settings, "extra": {"grader_block": block}})
-            (where / "changes.jsonl").write_text(
-                "".join(
-                    json.dumps({**{f.name.rstrip("_"): getattr(c, f.name) for f in fields(c)}}, ensure_ascii=False, default=str) + "\n"
-                    for c in result.changed
-                ),
-                encoding="utf-8",
-                errors="backslashreplace",
-            )
+            write_lines(where / "changes.jsonl", result.changed)
             result.after.save(where / "eval.json")
             if not as_json:
                 print(f"{name}: {result.after.rows} responses, {len(result.changed)} changed", file=sys.stderr, flush=True)
@@ -299,12 +293,3 @@ def main(root: str, arguments: Sequence[str], *, out: str | None = None, as_json
 def _notes(results: Mapping[str, Regraded]) -> list[str]:
     notes = list(dict.fromkeys(f"{change}" for r in results.values() for change in r.grader))
     return notes or ["the grader is the one that was used"]
-
-
-def _free(path: Path) -> Path:
-    """The path, or with -2, -3, ... where that is taken: nothing is overwritten."""
-    count, free = 1, path
-    while free.exists():
-        count += 1
-        free = path.with_name(f"{path.name}-{count}")
-    return free

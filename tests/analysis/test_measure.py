@@ -9,7 +9,6 @@ import pytest
 from runs import rows, train
 
 from rlent import commands, frozen
-from rlent.analysis.measure import _ks
 from rlent.errors import UsageError
 
 
@@ -79,7 +78,3 @@ def test_a_lower_temperature_has_a_lower_entropy(sampled: tuple[Path, Path], cap
 def test_a_run_is_not_a_file_of_responses(sampled: tuple[Path, Path]) -> None:
     with pytest.raises(UsageError, match="a file of responses is wanted"):
         commands.measure("tiny", str(sampled[0]), [])
-
-
-def test_k_goes_in_powers_of_two_to_the_number_of_samples() -> None:
-    assert _ks(1) == [1] and _ks(6) == [1, 2, 4, 6] and _ks(8) == [1, 2, 4, 8]

@@ -339,6 +339,7 @@ def test_bad_data_and_bad_graders(coin: Coin, problems: list[Problem]) -> None:
 
 def test_ladder() -> None:
     assert ladder(1) == [1] and ladder(64) == [1, 2, 4, 8, 16, 32, 64] and ladder(50) == [1, 2, 4, 8, 16, 32, 50]
+    assert ladder(6) == [1, 2, 4, 6] and ladder(8) == [1, 2, 4, 8]
     assert samples_for(64) == (64, ladder(64)) and samples_for(16, 128) == (128, ladder(16)) and samples_for(16, 4)[0] == 16
     with pytest.raises(UsageError, match="at least 1"):
         ladder(0)

@@ -48,7 +48,7 @@ def recorded(**more: Any) -> list[dict[str, Any]]:
 
 def changes(folder: Path) -> dict[str, tuple[bool, bool]]:
     rows = [json.loads(line) for line in (folder / "changes.jsonl").read_text().splitlines()]
-    return {f"{r['problem']}/{r['sample']}": (r["was"]["correct"], r["is"]["correct"]) for r in rows}
+    return {f"{r['problem']}/{r['sample']}": (r["was"]["correct"], r["now"]["correct"]) for r in rows}
 
 
 def test_what_changed_is_counted_and_the_recorded_folder_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
