@@ -395,8 +395,9 @@ def _check_built(place: str, spec: Any) -> list[str]:
     return problems + [p for p in found if not any(p.startswith(f"{place}.{k}:") for k in nested)]
 
 
-def check_built(place: str, spec: Mapping[str, Any]) -> list[str]:
+def check_built(place: str, spec: Mapping[str, Any], config_dirs: Sequence[str | Path] = ()) -> list[str]:
     """Problems of a block that names its class, by the options its class takes; empty if it can be built."""
+    _user_dirs(config_dirs)
     return _check_built(place, spec)
 
 

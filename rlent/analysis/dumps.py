@@ -208,11 +208,8 @@ def to_batch(
     lengths = torch.tensor([len(t) for t in tokens])
     width = max(int(lengths.max()), 1)
     padded = torch.zeros((len(rows), width), dtype=torch.long)
-    sampled = torch.zeros((len(rows), width))
-    for i, (row, ids) in enumerate(zip(rows, tokens, strict=True)):
+    for i, ids in enumerate(tokens):
         padded[i, : len(ids)] = torch.tensor(ids, dtype=torch.long)
-        if row.logp is not None:
-            sampled[i, : len(row.logp)] = torch.tensor(row.logp)
     rewards = torch.tensor([r.reward for r in rows])
     correct = rewards > correct_above
     streams: dict[str, Any] = {
@@ -237,8 +234,9 @@ def to_batch(
         "prompt_ids": prompts,
         **scalars,
     }
-    if all(r.logp is not None and len(r.logp) == len(t) for r, t in zip(rows, tokens, strict=True)):
-        streams["sampler_logp"] = sampled
+    logps = [r.logp or [] for r in rows]
+    if [len(p) for p in logps] == lengths.tolist():
+        streams["sampler_logp"] = torch.tensor([[*p, *[0.0] * (width - len(p))] for p in logps])
     return Batch(streams)
 
 

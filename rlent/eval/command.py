@@ -68,7 +68,9 @@ def main(
     if regrade is not None:
         from rlent.eval.regrade import main as grade_again
 
-        return grade_again(regrade, arguments, out=out, as_json=as_json)
+        if ask != Ask() or verl:
+            raise UsageError("--regrade samples nothing: of the other options it takes --out, --json and --config-dir")
+        return grade_again(regrade, arguments, out=out, as_json=as_json, config_dirs=config_dirs)
     found = targets(arguments, config_dirs)
     made: dict[str, Any] = {}
     plans = {t.label: benches(t.recipe, ask, DEFAULT_PROBLEMS, made) for t in found}

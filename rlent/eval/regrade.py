@@ -199,7 +199,7 @@ def _evaluation(label: str, samples: Sequence[Sample], equal: Any, settings: Map
     return Evaluation(label, tuple(ks), tallies, dict(settings))
 
 
-def grader_of(folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
+def grader_of(folder: Path, overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[str, Any]:
     """The block of the grader that a folder was graded with, or of `MathGrader`, with `grader.KEY=VALUE` changed.
 
     Raises:
@@ -218,20 +218,20 @@ def grader_of(folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
             tree["grader"] = {}
             node = tree["grader"]
         node[path[-1]] = override.value()
-    problems = recipes.check_built("grader", tree["grader"])
+    problems = recipes.check_built("grader", tree["grader"], config_dirs)
     if problems:
         raise RecipeError(problems)
     return dict(tree["grader"])
 
 
-def main(root: str, arguments: Sequence[str], *, out: str | None = None, as_json: bool = False) -> int:
+def main(root: str, arguments: Sequence[str], *, out: str | None = None, as_json: bool = False, config_dirs: Sequence[str] = ()) -> int:
     """Grade every folder at or below `root` again, print what changed, and write it beside the recorded responses."""
     from rich.console import Console
     from rich.table import Table
 
     place = Path(root)
     found = folders_of(place)
-    blocks = {folder: grader_of(folder, arguments) for folder in found}
+    blocks = {folder: grader_of(folder, arguments, config_dirs) for folder in found}
     if out and Path(out).exists() and any(Path(out).iterdir()):
         raise UsageError(f"--out {out}: not empty, and nothing is overwritten; choose another folder")
     base = Path(out) if out else free(place / "regraded")

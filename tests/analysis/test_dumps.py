@@ -19,6 +19,19 @@ SAID = [["(3-2)*5", "3*5-2", "5*2"], ["9*7+4", "9*4+7", "64"]]
 SCORES = [[0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]
 
 
+class Letters:
+    """A tokenizer with one token for each character."""
+
+    eos_token_id = 99
+    unk_token_id = None
+
+    def __call__(self, text, add_special_tokens=True):
+        return type("Ids", (), {"input_ids": [ord(c) for c in text]})
+
+    def decode(self, ids, skip_special_tokens=False):
+        return "".join(chr(i) for i in ids if i != 99)
+
+
 def lines(path: Path, rows: list[dict]) -> Path:
     path.write_text("".join(json.dumps(r) + "\n" for r in rows))
     return path
@@ -76,25 +89,19 @@ def test_prompts_responses_rewards_and_groups_are_found(write, tmp_path: Path) -
 
 
 def test_token_ids_and_log_probs_of_a_rollout_are_used(tmp_path: Path) -> None:
-    row = dumps.read(prime_rl(tmp_path))[0]
-    assert row.prompt_ids == [7, 19, 4] and row.response_ids == [3, 4, 5] and row.logp == [-0.1, -0.2, -0.3]
+    rows = dumps.read(prime_rl(tmp_path))
+    assert rows[0].prompt_ids == [7, 19, 4] and rows[0].response_ids == [3, 4, 5] and rows[0].logp == [-0.1, -0.2, -0.3]
+    rows[1].response_ids, rows[1].logp = [3, 4], [-0.1, -0.2]
+    batch = dumps.to_batch(rows, Letters(), {"step": 1})
+    assert torch.equal(batch["sampler_logp"][:2], torch.tensor([[-0.1, -0.2, -0.3], [-0.1, -0.2, 0.0]]))
+    rows[1].logp = [-0.1] * 9  # not one for each token: whose they are is not known
+    assert "sampler_logp" not in dumps.to_batch(rows, Letters(), {"step": 1})
 
 
 def test_a_group_is_put_together_wherever_its_rows_stand(tmp_path: Path) -> None:
     rows = dumps.read(
         lines(tmp_path / "a.jsonl", [{"prompt": p, "response": "1", "reward": r} for p, r in (("1,2:3?", 1), ("2,2:4?", 2), ("1,2:3?", 3))])
     )
-
-    class Letters:
-        eos_token_id = 99
-        unk_token_id = None
-
-        def __call__(self, text, add_special_tokens=True):
-            return type("Ids", (), {"input_ids": [ord(c) for c in text]})
-
-        def decode(self, ids, skip_special_tokens=False):
-            return "".join(chr(i) for i in ids if i != 99)
-
     batch = dumps.to_batch(rows, Letters(), {"step": 1}, correct_above=1.5)
     assert batch["group"].tolist() == [0, 0, 1] and batch["sample"].tolist() == [0, 1, 0]
     assert batch["reward"].tolist() == [1, 3, 2] and batch["correct"].tolist() == [False, True, True]

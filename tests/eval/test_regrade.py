@@ -79,6 +79,8 @@ def test_another_grader_is_a_matter_of_an_override(tmp_path: Path) -> None:
         main(["grader.mode=loud"], regrade=str(folder))
     with pytest.raises(RecipeError, match="only grader.KEY=VALUE"):
         main(["seed=1"], regrade=str(folder))
+    with pytest.raises(UsageError, match="--regrade samples nothing"):
+        main([], regrade=str(folder), n=4)
     with pytest.raises(UsageError, match="not empty, and nothing is overwritten"):
         main([], regrade=str(folder), out=str(tmp_path / "new"))
 
@@ -123,6 +125,20 @@ def test_a_cut_response_stays_wrong(tmp_path: Path) -> None:
     loose = record(tmp_path / "loose", recorded(finish="length"), {"cut_is_wrong": False})
     main([], regrade=str(loose))
     assert Evaluation.load(loose / "regraded").average.value > 0
+
+
+def test_a_grader_of_ones_own_is_found_in_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "my").mkdir()
+    (tmp_path / "my" / "lenient_grader.py").write_text(
+        "from rlent.types import Verdict\n\nclass Lenient:\n    def __call__(self, responses, problems):\n"
+        "        return [Verdict(True, None, 'string', 'ok', 0.0) for _ in responses]\n"
+    )
+    folder = record(tmp_path / "old", recorded())
+    done = rlent(
+        "eval", "--regrade", str(folder), "grader._target_=lenient_grader.Lenient", "--config-dir", str(tmp_path / "my"), check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert Evaluation.load(folder / "regraded").average.value == 1.0
 
 
 def test_responses_to_a_template_that_opens_thinking_are_graded_as_such(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
