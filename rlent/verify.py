@@ -102,16 +102,18 @@ _ROW_STREAMS = frozenset({"reward", "group", "length", "correct"})
 
 @dataclass
 class Check:
-    """One vector's result: the largest error relative to the tolerance, and what failed."""
+    """One vector's result: the largest error, how many comparisons there were, and what failed."""
 
     file: str
     method: str
     reference: str
     error: float = 0.0
+    compared: int = 0
     failures: list[str] = field(default_factory=list)
 
     def compare(self, name: str, found: Any, expected: Any, rtol: float = RTOL, atol: float = ATOL) -> None:
         """Compare numbers, element by element; a mismatch is a failure with its place."""
+        self.compared += 1
         a, b = np.asarray(_plain(found), dtype=float), np.asarray(_plain(expected), dtype=float)
         if a.shape != b.shape:
             self.failures.append(f"{name}: shape {a.shape}, expected {b.shape}")
@@ -172,6 +174,8 @@ def check_file(file: Path, known: Mapping[str, Golden], config_dirs: Sequence[st
                 Case(vector, known[method], part, config_dirs).run(check)
     except (RlentError, KeyError, ValueError, TypeError, RuntimeError, IndexError) as error:
         check.failures.append(f"{type(error).__name__}: {str(error).strip()}")
+    if not check.compared and not check.failures:
+        check.failures.append(f"the golden block compares none of the file's outputs ({', '.join(vector['outputs'])})")
     return check
 
 
@@ -662,6 +666,7 @@ def compare_tree(check: Check, name: str, ours: Any, theirs: Any) -> None:
         for i, (a, b) in enumerate(zip(ours, theirs, strict=False)):
             compare_tree(check, f"{name}[{i}]", a, b)
     elif isinstance(theirs, str) or theirs is None:
+        check.compared += 1
         if ours != theirs:
             check.failures.append(f"{name}: {ours!r}, expected {theirs!r}")
     else:

@@ -15,6 +15,7 @@ from rlent.metrics.definitions import explain
 from rlent.mount import check_options, locate, options_of, positional
 from rlent.seats import RUNNER_KEYS, SEATS
 from rlent.streams import DRIVER, RULE, STREAMS
+from rlent.verify import _has as states
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -161,6 +162,15 @@ def test_every_option_of_a_vector_is_mapped_or_ignored_for_a_reason(method):
     for file in files:
         missing = set(json.loads(file.read_text())["config"]) - set(block) - set(block.get("ignore", {}))
         assert not missing, f"{file.name}: {sorted(missing)}"
+
+
+@pytest.mark.parametrize("method", sorted(GOLDEN_BLOCKS))
+def test_every_output_a_block_names_is_in_some_vector(method):
+    _, found = GOLDEN_BLOCKS[method]
+    parts = found if isinstance(found, list) else [found]
+    outputs = [json.loads(file.read_text())["outputs"] for file in GOLDEN.glob(f"{method}_[0-9]*.json")]
+    named = [name for part in parts for key in ("outputs", "state", "gradients") for name in part.get(key) or {}]
+    assert [n for n in named if not any(states(o, n) for o in outputs)] == []
 
 
 NUMBERS = {
