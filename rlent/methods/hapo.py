@@ -66,13 +66,18 @@ def entropy_score(
     """
     score = torch.zeros_like(now_entropy)
     if mask.any():
-        chosen = now_entropy.detach()[mask].clamp(min=epsilon).log()
-        ordered = chosen.sort().values
-        distance = chosen - ordered[round(pivot * (len(ordered) - 1))]
-        distance = distance / distance.square().mean().clamp(min=epsilon).sqrt()
-        up, down = distance.max().clamp(min=epsilon), -distance.min().clamp(max=-epsilon)
-        score[mask] = torch.where(distance > 0, distance / up, distance / down)
+        _, _, distance, up, down = _from_pivot(now_entropy.detach()[mask], pivot, least=epsilon, floor=epsilon)
+        score[mask] = torch.where(distance > 0, distance / up, -distance / down)
     return {"score": score.abs() if faithful == "released" else score}
+
+
+def _from_pivot(entropy: Tensor, pivot: float, *, least: float, floor: float) -> tuple[Tensor, ...]:
+    """The pivot of ln max(entropy, least), the deviation around it, each one's distance from it in deviations, the largest and the smallest."""
+    level = entropy.clamp(min=least).log()
+    median = level.sort().values[round(pivot * (len(level) - 1))]
+    std = (level - median).square().mean().clamp(min=floor).sqrt()
+    distance = (level - median) / std
+    return median, std, distance, distance.max().clamp(min=least), distance.min().clamp(max=-least)
 
 
 def ranges(score: Float[Tensor, "*shape"], low: float, high: float, alpha: float) -> tuple[Tensor, Tensor]:
@@ -127,14 +132,9 @@ def temperature_statistics(
     `median`, the pivot of ln entropy; `std`, around the pivot; `scale_pos` = 1 / the largest standardised distance above it, and
     `scale_neg` = 1 / the smallest below it, a negative number.
     """
-    chosen = old_entropy[mask].clamp(min=1e-8).log().sort().values
-    if not len(chosen):
+    if not mask.any():
         return None
-    median = chosen[round(pivot * (len(chosen) - 1))]
-    distance = chosen - median
-    std = distance.square().mean().clamp(min=floor).sqrt()
-    distance = distance / std
-    up, down = distance.max().clamp(min=1e-8), distance.min().clamp(max=-1e-8)
+    median, std, _, up, down = _from_pivot(old_entropy[mask], pivot, least=1e-8, floor=floor)
     where = knob.removesuffix("median")
     found = {"median": median, "std": std, "scale_pos": 1 / up, "scale_neg": 1 / down}
     return {f"{where}{name}": float(value) for name, value in found.items()}
