@@ -30,6 +30,15 @@ def across(row: Float[Tensor, " N"], width: int) -> Float[Tensor, "N T"]:
     return torch.nn.functional.pad(row[:, None], (0, width - 1)).cumsum(1)
 
 
+def discounted_sum(x: Float[Tensor, "N T"], discount: float) -> Float[Tensor, "N T"]:
+    """sum_{s >= t} discount^(s - t) x_s at each column t."""
+    out, running = torch.empty_like(x), x.new_zeros(len(x))
+    for t in range(x.shape[1] - 1, -1, -1):
+        running = x[:, t] + discount * running
+        out[:, t] = running
+    return out
+
+
 def row_quantile(x: Float[Tensor, "N T"], mask: Bool[Tensor, "N T"], q: float) -> Float[Tensor, " N"]:
     """The q-quantile of each row over its mask, linearly interpolated; infinite for a row without tokens.
 

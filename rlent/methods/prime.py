@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from rlent.math.group import group_count, group_sum
-from rlent.math.masked import row_mean
+from rlent.math.masked import discounted_sum, row_mean
 from rlent.options import NonNegative, Share
 
 
@@ -58,11 +58,7 @@ def process_scores(
         if use_truth:
             before = x.masked_fill(last, 0.0).sum(1)
             x = torch.where(last, (correct.to(x.dtype) - before)[:, None].expand_as(x), x)
-        total, columns = x.new_zeros(len(x)), []
-        for t in reversed(range(x.shape[1])):
-            total = x[:, t] + lam * total
-            columns.append(total)
-        x = torch.stack(columns[::-1], 1) if columns else x
+        x = discounted_sum(x, lam)
     scores = torch.where(mask & ~last, x, x.new_zeros(()))
     return scores, scores / (reverse_sum(scores).abs().max() + 1e-6) if normalise and scores.numel() else scores
 

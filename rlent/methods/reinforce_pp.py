@@ -9,24 +9,17 @@ Mean and variance are per token, so long responses weigh more, and a filter that
 
 from typing import Literal
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rlent.math.group import centred
-from rlent.math.masked import whiten
+from rlent.math.masked import discounted_sum, whiten
 from rlent.options import Share
 
 
 def whitened_return(token_reward: Float[Tensor, "N T"], mask: Bool[Tensor, "N T"], *, gamma: Share) -> Float[Tensor, "N T"]:
     """Discounted sum of the rewards from each token on, then whitening over the response tokens of the step."""
-    reward = token_reward.masked_fill(~mask, 0.0)
-    returns = torch.empty_like(reward)
-    running = torch.zeros_like(reward[:, 0])
-    for t in range(reward.shape[1] - 1, -1, -1):
-        running = reward[:, t] + gamma * running
-        returns[:, t] = running
-    return whiten(returns, mask)
+    return whiten(discounted_sum(token_reward.masked_fill(~mask, 0.0), gamma), mask)
 
 
 def whitened_group_reward(

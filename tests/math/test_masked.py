@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlent.math.masked import masked_mean, pick_largest, pick_smallest, row_mean, row_quantile, whiten
+from rlent.math.masked import discounted_sum, masked_mean, pick_largest, pick_smallest, row_mean, row_quantile, whiten
 
 NAN = float("nan")
 X = torch.tensor([[1.0, 2.0, 6.0, NAN], [4.0, NAN, NAN, NAN], [NAN, NAN, NAN, NAN]], dtype=torch.float64)
@@ -100,3 +100,9 @@ def test_pick_is_the_stable_sort(values, count, bits):
     among = torch.tensor([[bool(bits >> i & 1) for i in range(len(values))]])
     order = sorted((i for i in range(len(values)) if among[0, i]), key=lambda i: -values[i])[:count]
     assert pick_largest(value, among, count)[0].nonzero().flatten().tolist() == sorted(order)
+
+
+def test_a_discounted_sum_runs_from_each_column_to_the_end():
+    x = torch.tensor([[1.0, 2.0, 4.0], [0.0, 0.0, 8.0]])
+    assert discounted_sum(x, 0.5).tolist() == [[3.0, 4.0, 4.0], [2.0, 4.0, 8.0]]
+    assert discounted_sum(x, 0.0).tolist() == x.tolist() and discounted_sum(x[:, :0], 0.5).shape == (2, 0)
