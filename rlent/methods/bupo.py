@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rlent.options import Count
+from rlent.math.entropy import entropy_from_logits
+from rlent.options import PositiveCount
 
 
 def internal_logp(
@@ -34,7 +35,7 @@ def internal_logp(
 class Phase:
     """The first `steps` steps train the inner policy, the rest the whole one."""
 
-    def __init__(self, *, knob: str, steps: Count) -> None:
+    def __init__(self, *, knob: str, steps: PositiveCount) -> None:
         self.knob = knob
         self.steps = steps
 
@@ -54,6 +55,5 @@ def released_forward(
     flat = hidden_states.flatten(1, 2)
     target = labels.long().flatten()
     logps = [internal_logp(h, h, target, unembed, share=1.0).view(labels.shape) for h in flat[1:]]
-    tables = [(h @ lm_head.T).log_softmax(-1) for h in flat]
-    entropy = torch.stack([-(t.exp() * t).sum(-1).mean() for t in tables])
+    entropy = torch.stack([entropy_from_logits(h @ lm_head.T).mean() for h in flat])
     return {"internal_log_prob": torch.stack(logps), "layer_entropy": entropy, "layer_entropy_change": entropy.diff()}
