@@ -587,7 +587,8 @@ class Run:
         """
         folder = self.folder.path / "checkpoints"
         state = checkpoint.read_state(folder, step)
-        saved, ours = state["recipe"], identity(self.recipe.config)
+        ours = identity(self.recipe.config)
+        saved = state.get("recipe") or {"differences": ours}  # checkpoints from before they said it
         if (theirs := saved["differences"]) != ours:
             only = [f"the checkpoint has {line}" for line in theirs if line not in ours] + [
                 f"this run has {line}" for line in ours if line not in theirs
@@ -706,7 +707,7 @@ def _threads(scale: Mapping[str, Any]) -> None:
 def loading(model: Mapping[str, Any], scale: Mapping[str, Any]) -> dict[str, Any]:
     """How a policy is loaded: the options of `Policy.load` in the blocks `model` and `scale`."""
     known = {k: model[k] for k in ("path", "dtype", "attn", "revision", "trust_remote_code") if k in model}
-    known |= {"device": scale["device"], "recompute": scale["recompute"], "packing": scale["packing"]}
+    known |= {"device": scale["device"], "recompute": scale["recompute"], "packing": scale.get("packing", "auto")}
     if scale["shard"] and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         compute = getattr(torch, scale["compute"]) if scale["compute"] else None
         known["sharding"] = Sharding(replicas=launch.copies(scale), compute=compute, offload=bool(scale["offload"]))

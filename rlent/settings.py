@@ -59,9 +59,9 @@ class Scale:
     compute: Literal["bfloat16", "float16"] | None
     offload: bool
     recompute: bool
-    packing: Literal["auto", "rows", "varlen", "off"]
     threads: PositiveCount | None
     timeout: Seconds
+    packing: Literal["auto", "rows", "varlen", "off"] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import yaml
 from runs import SMALL, command, environment, lines, rlent, rows, started, train, wait_for
 
 from rlent import checkpoint, commands
@@ -123,6 +124,17 @@ def test_a_checkpoint_from_another_recipe_is_refused_with_the_differences(run_di
     said = r"is of another recipe \(grpo, here clipcov\): the checkpoint has optim.lr: .* -> 0.5; this run has loss.*and [0-9]+ more.*use --from"
     with pytest.raises(CheckpointError, match=said):
         commands.train(["trainer.steps=2"], resume=str(run_dir))
+
+
+def test_a_run_of_an_earlier_version_without_the_newer_settings_is_continued(run_dir: Path, tmp_path: Path) -> None:
+    train(run_dir, "trainer.steps=2")
+    config = yaml.safe_load((run_dir / "recipe.yaml").read_text())
+    del config["stop"], config["scale"]["packing"]
+    (run_dir / "recipe.yaml").write_text(yaml.safe_dump(config))
+    saved = run_dir / "checkpoints" / "step_000002" / "state.json"
+    saved.write_text(json.dumps({k: v for k, v in json.loads(saved.read_text()).items() if k != "recipe"}))
+    assert commands.train(["trainer.steps=3"], resume=str(run_dir)) == 0
+    assert rows(run_dir) == rows(train(tmp_path / "whole", "trainer.steps=3"))
 
 
 def test_a_folder_is_never_overwritten(run_dir: Path) -> None:
