@@ -321,13 +321,13 @@ class Run:
         return batch
 
     def derive(self, batch: Batch) -> Batch:
-        """The streams that are made from a sample only if some function reads them (a kept batch always has its `pieces`)."""
-        read = {s for members in self.plan.nodes.values() for n in members for s in n.reads}
+        """The streams that are made from a sample only if some function reads them (a kept batch always has its `pieces`), once."""
+        read = {s for members in self.plan.nodes.values() for n in members for s in n.reads} - set(batch)
         if read & {"answer_id", "same"}:
             batch["answer_id"] = answer_ids(batch, getattr(self.grader, "equal", None))
         if "same" in read:
             batch["same"] = equalities(batch, getattr(self.grader, "equal", None))
-        if "pieces" in read or self.kept is not None:
+        if "pieces" in read or (self.kept is not None and "pieces" not in batch):
             batch["pieces"] = [self._pieces(t[:n]) for t, n in zip(batch["tokens"].tolist(), batch["length"].tolist(), strict=True)]
         return batch
 
@@ -348,8 +348,8 @@ class Run:
         return batch
 
     def reward(self, batch: Batch) -> Any:
-        """`reward` and `token_reward`; for the sampler's filter, only the row totals."""
-        return objective.add_reward(batch, self.plan.nodes["reward"], self.world)
+        """`reward` and `token_reward`; the sampler, for its filter or its buffer, asks before the streams of `derive` are there."""
+        return objective.add_reward(self.derive(batch.with_()), self.plan.nodes["reward"], self.world)
 
     def advantage(self, batch: Batch) -> Batch:
         return objective.add_advantage(batch, self.plan.advantage, self.world)

@@ -178,7 +178,11 @@ def _rows_of(result: dict[str, Any], order: Tensor, part: Batch) -> dict[str, An
 
 
 def merge(parts: Sequence[Batch]) -> Batch:
-    """One batch of all rows, in the order of their ids, padded to the widest. Plain numbers come from the first part."""
+    """One batch of all rows, in the order of their ids, padded to the widest. Plain numbers come from the first part with rows.
+
+    A part without rows has nothing to add, and may lack streams: what decode functions say of tokens, where there are none.
+    """
+    parts = [p for p in parts if len(p)] or parts[:1]
     width = max(p.width for p in parts)
     order = torch.cat([p.row for p in parts]).argsort(stable=True)
     streams: dict[str, Any] = {}

@@ -154,10 +154,6 @@ class Replay(Run):
         self.script = iter(kept["knobs"])
         self.knobs.load_state_dict(next(self.script))
 
-    def derive(self, batch: Batch) -> Batch:
-        read = {s for members in self.plan.nodes.values() for n in members for s in n.reads}
-        return super().derive(batch) if (read & {"pieces", "answer_id", "same"}) - set(batch) else batch
-
     def reward(self, batch: Batch) -> Any:
         """As in training; the rewards of a file are taken as they are."""
         if self.source_batch.given:

@@ -1,9 +1,10 @@
 """The group sampler: P prompts, G responses each, with an optional filter over groups and refill."""
 
-from __future__ import annotations
+# Without `from __future__ import annotations`: the options of a sampler that builds on this one are checked by these types.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Protocol
 
 import torch
@@ -29,6 +30,7 @@ class Desk(Protocol):
 
     tokenizer: Any
     template: str
+    stop: frozenset[int]
     seed: int
     step: int
     world: World
@@ -40,31 +42,37 @@ class Desk(Protocol):
     def note(self, name: str, value: float) -> None: ...
 
 
+@dataclass(kw_only=True, eq=False)
 class GroupSampler:
     """Draw prompts, generate `n` responses to each, grade them, and keep the groups the filter keeps.
 
     With `keep`, rounds of prompts are drawn until `prompts` groups are kept; surplus groups are dropped, never carried
     over, so that a resumed run needs only the data cursor (DAPO, arXiv:2503.14476, section 3.2).
+
+    Its fields are its options. A sampler that builds on it is a dataclass of keywords, too, and has these options beside its own.
     """
 
-    def __init__(
-        self,
-        *,
-        prompts: PositiveCount,
-        n: PositiveCount,
-        temperature: Positive,
-        top_p: Annotated[float, Range(0.0, 1.0, low_open=True)],
-        top_k: Count,
-        max_tokens: PositiveCount,
-        keep: Node | None,
-        rounds: PositiveCount,
-    ) -> None:
-        self.prompts, self.n, self.keep, self.rounds = prompts, n, keep, rounds
-        self.decoding = Decoding(temperature=temperature, top_p=top_p, top_k=top_k, max_tokens=max_tokens)
+    prompts: PositiveCount
+    n: PositiveCount
+    temperature: Positive
+    top_p: Annotated[float, Range(0.0, 1.0, low_open=True)]
+    top_k: Count
+    max_tokens: PositiveCount
+    keep: Node | None
+    rounds: PositiveCount
+
+    @property
+    def decoding(self) -> Decoding:
+        return Decoding(temperature=self.temperature, top_p=self.top_p, top_k=self.top_k, max_tokens=self.max_tokens)
 
     def respond(self, engine: Engine, tokenizer: Any, problems: Sequence[Problem], **how: Any) -> Responses:
         """Responses to given problems, as this sampler draws them; evaluation calls this too."""
         return respond(engine, tokenizer, problems, **{"decoding": self.decoding, **how})
+
+    def ask(self, engine: Engine, desk: Desk, problems: Sequence[Problem], round_index: int, **how: Any) -> Responses:
+        """`n` responses to each of this rank's problems, with the draws of a round of the step; `rounds` is the number of no round."""
+        key = (desk.seed, desk.step, round_index)
+        return self.respond(engine, desk.tokenizer, problems, n=self.n, key=key, template=desk.template, stop=desk.stop, **how)
 
     def __call__(
         self, engine: Engine, data: Source, grade: Callable[[Sequence[str], Sequence[Problem]], list[Verdict]], desk: Desk
@@ -82,16 +90,7 @@ class GroupSampler:
             problems = data.draw(self.prompts)
             mine = list(desk.world.share(problems))
             start = desk.world.share(range(len(problems)))
-            answers = self.respond(
-                engine,
-                desk.tokenizer,
-                mine,
-                n=self.n,
-                key=(desk.seed, desk.step, round_index),
-                template=desk.template,
-                entropy=True,
-                decode=desk.decode,
-            )
+            answers = self.ask(engine, desk, mine, round_index, entropy=True, decode=desk.decode)
             told += totals(answers.rollouts)
             verdicts = grade(answers.text, [answers.problem(i) for i in range(len(answers))])
             batch = rollout_batch(answers, verdicts, first_group=drawn + (start[0] if len(start) else 0), scalars=desk.rows_are)

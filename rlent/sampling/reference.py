@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from rlent.engine.base import Engine, Weights
 from rlent.errors import UsageError
-from rlent.mount import Node
-from rlent.options import Count, Positive, PositiveCount, Range
 from rlent.sampling.group import Desk, GroupSampler, Source, rollout_batch
 from rlent.types import Batch, Problem, Verdict
 
@@ -19,6 +18,7 @@ class ModelDesk(Desk, Protocol):
     models: Mapping[str, Weights]
 
 
+@dataclass(kw_only=True, eq=False)
 class ReferenceSampler(GroupSampler):
     """`n` responses of the policy to each prompt, and `n` of the named model `model`, graded and rewarded alike.
 
@@ -26,23 +26,7 @@ class ReferenceSampler(GroupSampler):
     log-probabilities or entropies cannot be used: they would be of another model.
     """
 
-    def __init__(
-        self,
-        *,
-        prompts: PositiveCount,
-        n: PositiveCount,
-        temperature: Positive,
-        top_p: Annotated[float, Range(0.0, 1.0, low_open=True)],
-        top_k: Count,
-        max_tokens: PositiveCount,
-        keep: Node | None,
-        rounds: PositiveCount,
-        model: str,
-    ) -> None:
-        super().__init__(
-            prompts=prompts, n=n, temperature=temperature, top_p=top_p, top_k=top_k, max_tokens=max_tokens, keep=keep, rounds=rounds
-        )
-        self.model = model
+    model: str
 
     def __call__(
         self, engine: Engine, data: Source, grade: Callable[[Sequence[str], Sequence[Problem]], list[Verdict]], desk: Any
@@ -61,14 +45,7 @@ class ReferenceSampler(GroupSampler):
         order = sorted(range(len(batch)), key=lambda i: (int(batch["group"][i]), int(batch["sample"][i])))
         problems = [problem_of(batch, i) for i in order[:: self.n]]
         with engine.serving(desk.models[self.model]):
-            answers = self.respond(
-                engine,
-                desk.tokenizer,
-                problems,
-                n=self.n,
-                key=(desk.seed, desk.step, self.rounds),  # no round of the sampler has this number
-                template=desk.template,
-            )
+            answers = self.ask(engine, desk, problems, self.rounds)
         verdicts = grade(answers.text, [answers.problem(i) for i in range(len(answers))])
         theirs = rollout_batch(answers, verdicts, first_group=0, scalars=desk.rows_are)
         theirs.row = batch.row[order]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rlent import noise
 from rlent.engine.base import Engine
-from rlent.mount import Node
-from rlent.options import Count, NonNegative, Positive, PositiveCount, Range
+from rlent.options import Count, NonNegative, PositiveCount
 from rlent.sampling.buffer import Item, TrajectoryBuffer
 from rlent.sampling.group import Desk, GroupSampler, Source
 from rlent.types import Batch, Problem, Verdict
@@ -22,6 +22,7 @@ _TOKENS = ("tokens", "sampler_logp", "sampler_entropy")
 _NUMBERS = ("correct", "problem_key")
 
 
+@dataclass(kw_only=True, eq=False)
 class ReplaySampler(GroupSampler):
     """`n` responses to each prompt and, when the buffer is full, some of earlier steps, each a group of its own.
 
@@ -29,27 +30,16 @@ class ReplaySampler(GroupSampler):
     groups have earned so far. The buffer is filled from the rewards of this step, which must not read the policy's numbers.
     """
 
-    def __init__(
-        self,
-        *,
-        prompts: PositiveCount,
-        n: PositiveCount,
-        temperature: Positive,
-        top_p: Annotated[float, Range(0.0, 1.0, low_open=True)],
-        top_k: Count,
-        max_tokens: PositiveCount,
-        keep: Node | None,
-        rounds: PositiveCount,
-        buffer: PositiveCount,
-        tolerance: Count,
-        by_std: bool,
-        decay: float,
-        epsilon: NonNegative,
-    ) -> None:
-        super().__init__(
-            prompts=prompts, n=n, temperature=temperature, top_p=top_p, top_k=top_k, max_tokens=max_tokens, keep=keep, rounds=rounds
+    buffer: PositiveCount
+    tolerance: Count
+    by_std: bool
+    decay: float
+    epsilon: NonNegative
+
+    def __post_init__(self) -> None:
+        self.stored = TrajectoryBuffer(
+            group_size=self.n, tolerance=self.tolerance, size=self.buffer, by_std=self.by_std, decay=self.decay, epsilon=self.epsilon
         )
-        self.buffer = TrajectoryBuffer(group_size=n, tolerance=tolerance, size=buffer, by_std=by_std, decay=decay, epsilon=epsilon)
 
     def __call__(
         self, engine: Engine, data: Source, grade: Callable[[Sequence[str], Sequence[Problem]], list[Verdict]], desk: Desk
@@ -57,23 +47,23 @@ class ReplaySampler(GroupSampler):
         """One step's rollouts, this rank's share, graded, and this rank's share of what is replayed."""
         batch = super().__call__(engine, data, grade, desk)
         replays: list[tuple[Item, float]] = []
-        if self.buffer.full:
-            replays = self.buffer.take(noise.uniform(desk.seed, desk.step, "replay", torch.arange(len(self.buffer.kept))))
+        if self.stored.full:
+            replays = self.stored.take(noise.uniform(desk.seed, desk.step, "replay", torch.arange(len(self.stored.kept))))
         everyone = sorted((row for share in desk.world.all_gather(self._stored(batch, desk)) for row in share), key=lambda row: row[0])
-        self.buffer.add(desk.step, [r[1] for r in everyone], [True] * len(everyone), [r[2] for r in everyone])
+        self.stored.add(desk.step, [r[1] for r in everyone], [True] * len(everyone), [r[2] for r in everyone])
         desk.note("sampler/replayed", len(replays))
-        desk.note("sampler/stored", len(self.buffer.items))
+        desk.note("sampler/stored", len(self.stored.items))
         batch = batch.with_(
             own=torch.zeros(len(batch), dtype=torch.bool),
             own_logp=torch.zeros_like(batch["sampler_logp"]),
             replay_adv=torch.zeros(len(batch)),
         )
-        groups = sum(desk.world.all_gather(len(set(batch["group"].tolist()))))
+        last = max(g for share in desk.world.all_gather(batch["group"].tolist()) for g in share)  # a filter leaves gaps in the numbers
         mine, places = list(desk.world.share(replays)), list(desk.world.share(range(len(replays))))
         if not mine:
             return batch
         first = max(r[0] for r in everyone) + 1
-        return merge([batch, self._replayed(batch, mine, [groups + p for p in places], [first + p for p in places])])
+        return merge([batch, self._replayed(batch, mine, [last + 1 + p for p in places], [first + p for p in places])])
 
     def _stored(self, batch: Batch, desk: Desk) -> list[tuple[int, float, dict[str, Any]]]:
         """Row id, reward, and what is needed to train on the row again, as plain values."""
@@ -125,7 +115,7 @@ class ReplaySampler(GroupSampler):
         return Batch(streams, torch.tensor(rows))
 
     def state_dict(self) -> dict[str, Any]:
-        return self.buffer.state_dict()
+        return self.stored.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.buffer.load_state_dict(state)
+        self.stored.load_state_dict(state)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Annotated, ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 from rlent import noise
 from rlent.engine.base import Engine
-from rlent.mount import Node
-from rlent.options import Count, Positive, PositiveCount, Range, Share
+from rlent.options import Positive, Share
 from rlent.sampling.group import Desk, GroupSampler, Source, rollout_batch
 from rlent.types import Batch, Problem, Verdict
 from rlent.world import merge
 
 
+@dataclass(kw_only=True, eq=False)
 class TemperedSampler(GroupSampler):
     """`n` responses to each prompt, and `n` more at temperature `heat` for a share of them, whose `source` is `tempered`.
 
@@ -23,27 +23,13 @@ class TemperedSampler(GroupSampler):
 
     turnable: ClassVar = ("heat",)
 
-    def __init__(
-        self,
-        *,
-        prompts: PositiveCount,
-        n: PositiveCount,
-        temperature: Positive,
-        top_p: Annotated[float, Range(0.0, 1.0, low_open=True)],
-        top_k: Count,
-        max_tokens: PositiveCount,
-        keep: Node | None,
-        rounds: PositiveCount,
-        share: Share,
-        heat: Positive,
-        which: Literal["first", "random"],
-    ) -> None:
-        if keep is not None:
+    share: Share
+    heat: Positive
+    which: Literal["first", "random"]
+
+    def __post_init__(self) -> None:
+        if self.keep is not None:
             raise ValueError("a tempered rollout goes with keep=null: the filter would drop the prompts it was made for")
-        super().__init__(
-            prompts=prompts, n=n, temperature=temperature, top_p=top_p, top_k=top_k, max_tokens=max_tokens, keep=keep, rounds=rounds
-        )
-        self.share, self.heat, self.which = share, heat, which
 
     def __call__(
         self, engine: Engine, data: Source, grade: Callable[[Sequence[str], Sequence[Problem]], list[Verdict]], desk: Desk
@@ -57,16 +43,8 @@ class TemperedSampler(GroupSampler):
         mine, start = list(desk.world.share(chosen)), desk.world.share(range(count))
         if not count:
             return main
-        answers = self.respond(
-            engine,
-            desk.tokenizer,
-            mine,
-            n=self.n,
-            key=(desk.seed, desk.step, self.rounds),  # no round of the sampler has this number
-            template=desk.template,
-            entropy=True,
-            decoding=replace(self.decoding, temperature=self.heat),
-        )
+        heated = replace(self.decoding, temperature=self.heat)
+        answers = self.ask(engine, desk, mine, self.rounds, entropy=True, decode=desk.decode, decoding=heated)
         verdicts = grade(answers.text, [answers.problem(i) for i in range(len(answers))])
         first = len(tap.drawn) + (start[0] if len(start) else 0)
         more = rollout_batch(answers, verdicts, first_group=first, scalars=desk.rows_are)
