@@ -44,7 +44,7 @@ RECYCLE = 5_000  # questions
 CROWDED = 2  # on a crowded machine a second by the clock counts as half a second of waste
 GRACE = 0.2  # seconds per worker, beside `timeout`, that a batch may waste
 START_COST = 0.7  # processor seconds to start a worker in the place of one that was killed
-FIRST = 0.4  # processor seconds the first question of a worker may take at least: it reads modules that later ones find
+FIRST = 0.5  # processor seconds the first question of a worker may take at least: it fills tables that later ones find
 SECOND_TRY = 0.3  # processor seconds a second try needs to be worth it
 _KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "VIRTUAL_ENV", "HOME", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT")
 
@@ -225,7 +225,7 @@ class Pool:
                         share = batch.wasted / self.size
                         soft = self.slice if share < self.timeout / 8 else min(self.slice, 0.1 if share < self.timeout / 2 else 0.04)
                         if worker.done == 0:  # the first question of a worker takes longer
-                            soft = max(soft, min(self.slice, FIRST))
+                            soft = max(soft, min(self.timeout, FIRST))
                         worker.give(task, soft, self.timeout if batch.killed == 0 else min(self.timeout, soft + 0.2))
                     elif late and not any(other.task is not None and other.task.spent == 0.0 for other in self._workers):
                         task = min(late, key=lambda one: one.spent)  # what was cut short first has the better chance

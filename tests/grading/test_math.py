@@ -268,6 +268,14 @@ def test_many_questions_that_never_end_waste_one_deadline_and_no_ordinary_answer
         assert grader.equal(SYMBOLIC[0] + "+9", SYMBOLIC[1] + "+9"), "the pool is whole"
 
 
+def test_the_first_question_of_a_new_worker_has_the_time_to_fill_its_tables() -> None:
+    endless = r"\sum_{k=1}^{\infty} \frac{\sin(k^2)}{k^3+\sqrt{k}}"
+    with MathGrader(workers=1, timeout=0.6) as grader:
+        batch = [ask(*SYMBOLIC), *(ask(endless + f"+{i}", r"\int_0^1 f(x) dx") for i in range(20))]
+        outcomes, _ = grader.pool.run(batch)
+    assert (outcomes[0].correct, outcomes[0].status) == (True, "ok"), "it was cut short, and no time was left for a second try"
+
+
 def test_verdicts_do_not_depend_on_the_number_of_workers() -> None:
     pairs = [(box(rf"\sum_{{k=0}}^{{n}} a_{{k}} x^{{{i}}}"), rf"\sum_{{k=0}}^{{n}} x^{{{i % 4}}} a_{{k}}") for i in range(6)]
     results = []
