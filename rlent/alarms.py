@@ -170,7 +170,8 @@ class Alarms:
         if self._begins("collapse", fallen, IN_A_ROW):
             say("collapse", f"entropy has collapsed: {now:.3g} nats per token, {now / start:.0%} of the first steps' {start:.3g}")
         if self._begins("explosion", now > start + max(start, self.explosion), IN_A_ROW):
-            say("explosion", f"entropy explodes: {now:.3g} nats per token, {now / start:.1f} times the first steps' {start:.3g}")
+            times = f"{now / start:.1f} times " if start > 0 else ""
+            say("explosion", f"entropy explodes: {now:.3g} nats per token, {times or 'from '}the first steps' {start:.3g}")
         when = None if fallen else reaches(self.entropy, limit)
         if self._begins("forecast", when is not None and when <= AHEAD, 1):
             say(
@@ -192,7 +193,7 @@ def reaches(entropy: list[float], limit: float) -> int | None:
     Least squares of ln(entropy) on the step; the slope must be below 0 by three standard errors.
     """
     n = len(entropy)
-    if n < FEWEST or min(entropy) <= 0:
+    if n < FEWEST or min(entropy) <= 0 or limit <= 0:
         return None
     y = [math.log(v) for v in entropy]
     mx, my = (n - 1) / 2, sum(y) / n

@@ -105,6 +105,14 @@ def test_thresholds_are_the_recipes():
 # --- starving, states ------------------------------------------------------------------------------------------------
 
 
+def test_a_collapse_can_be_turned_off_and_an_entropy_of_zero_is_an_ordinary_number():
+    falling = entropies([math.exp(-0.1 * t) for t in range(60)])
+    assert [text.split(" fell")[0] for text in told(Alarms(), falling)][0].endswith("entropy")
+    assert told(Alarms(collapse=0.0), falling) == []
+    (said,) = told(Alarms(), entropies([0.0] * 10 + [1.5] * 10))
+    assert "explodes: 1.5 nats per token, from the first steps' 0" in said
+
+
 def test_a_filter_that_keeps_too_little_and_a_selection_that_dries_up_are_starving():
     (said,) = told(Alarms(), [{"sampler/kept": 1.0}] * 5 + [{"sampler/kept": 0.1}] * 9)
     assert said.startswith(f"step {5 + IN_A_ROW}: the sampler's filter keeps 10.0%")
