@@ -460,14 +460,13 @@ def _check_head(policy: Policy) -> None:
         ModelError: they differ: the model scales or shifts its logits in a way the head does not know.
     """
     model, head = policy.model, policy.head
-    device = head.weight.device
-    tokens = torch.tensor([[0, min(1, len(head.weight) - 1)]], device=device)
+    tokens = torch.tensor([[0, min(1, len(head.weight) - 1)]])  # on the CPU, where a batch's tokens and masks are
     part = Layout.of([[0]], tokens, torch.ones_like(tokens, dtype=torch.bool))
     mine = policy._forward(part)["hidden"]
     mine = torch.nn.functional.linear(mine, head.weight, head.bias).float()
     if policy.softcap is not None:
         mine = policy.softcap * torch.tanh(mine / policy.softcap)
-    theirs = model(input_ids=part.input_ids(), use_cache=False).logits[0].float()
+    theirs = model(input_ids=part.input_ids().to(head.weight.device), use_cache=False).logits[0].float()
     scale = theirs.abs().max().clamp(min=1e-3)
     bound = 0.05 if head.weight.dtype in (torch.bfloat16, torch.float16) else 1e-3
     if not bool(((mine - theirs).abs().max() <= bound * scale) | ~torch.isfinite(theirs).all()):
