@@ -145,6 +145,25 @@ def test_pass_at_g_differs_from_pass_at_1():
     assert (found["correct/mean"], found["correct/any"], found["group/none_correct"]) == (0.25, 0.5, 0.5)
 
 
+def test_votes_of_groups_and_rewards_beside_verdicts():
+    correct = [0, 1, 1, 0, 0, 0, 0, 1, 0, 1, 1, 1]
+    found = step_metrics(
+        Batch(
+            {
+                "mask": torch.ones(12, 1).bool(),
+                "group": torch.tensor([0] * 4 + [1] * 4 + [2] * 4),
+                # equals: the first, which is wrong; no answer, which is nobody's vote but its own; a majority that is right
+                "answer_id": torch.tensor([5, 7, 7, 5, -1, -1, -1, 3, 1, 2, 2, 2]),
+                "correct": torch.tensor(correct),
+                "reward": torch.tensor([*correct[:8], 1.0, 0.0, 0.5, 1.0]),
+            }
+        )
+    )
+    assert found["vote/ratio"] == pytest.approx((2 / 4 + 1 / 4 + 3 / 4) / 3)
+    assert found["vote/correct"] == pytest.approx(1 / 3)
+    assert found["reward/agreement"] == pytest.approx(9 / 12)
+
+
 def test_lengths_ends_and_grader():
     found = step_metrics(
         batch(

@@ -141,6 +141,10 @@ def test_the_table_the_picture_and_the_json_tell_the_same(run: Path, tmp_path: P
     start, end = (rows(run)[i]["entropy/mean"] for i in (0, 4))
     assert found["entropy"] == pytest.approx([start, end])
     assert account(run).reach == STEPS - 1
+    for term, rest in found["residual"].items():
+        assert rest == pytest.approx(found["total"]["measured"] - found["total"][term])
+        parts = [v["measured"] - v[term] for v in found["by"]["advantage"].values()]
+        assert sum(parts) == pytest.approx(rest, rel=1e-3, abs=2e-6)
     assert found["moved"] == pytest.approx(end - start - found["total"]["measured"])
     assert (tmp_path / "b.png").stat().st_size > 10_000 and (tmp_path / "b.svg").is_file()
     with (tmp_path / "b.csv").open() as file:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from runs import SMALL, rlent, rows, train
 
 from rlent import commands, frozen
 from rlent.analysis.command import parse
-from rlent.analysis.compare import replay
-from rlent.analysis.replay import Replay, play
+from rlent.analysis.compare import compare, replay
+from rlent.analysis.replay import Played, Replay, play
 from rlent.analysis.source import Source, before_credit, load_model, open_kept
 from rlent.errors import DataError, RecipeError, UsageError
 from rlent.recipe import from_config
+from rlent.types import Batch
 
 OWN = {
     "grpo": ["recipe=grpo"],
@@ -113,6 +116,15 @@ def test_methods_are_compared_with_grpo_on_the_kept_step(kept: Path, capsys: pyt
     assert row["clipcov"]["logp_cosine"] < 1 and row["clipcov"]["logp_norm"] < row["grpo"]["logp_norm"] * 1.05
     assert found["overlap"]["clipcov"]["clipcov"] == 1 and found["overlap"]["clipcov"]["klcov"] == found["overlap"]["klcov"]["clipcov"]
     assert found["measured"] != 0 and tokens > 400
+
+
+def test_the_overlap_is_of_the_tokens_that_either_acted_on() -> None:
+    base = Played("grpo", "grpo", gradient=np.zeros(5), by_entropy=np.zeros(5), weight=np.ones(5))
+    chosen = {"a": [1, 1, 1, 0, 0], "b": [0, 0, 1, 1, 0], "none": [0] * 5}
+    played = [replace(base, label=name, selected=np.array(marks, dtype=bool)) for name, marks in chosen.items()]
+    batch = Batch({"mask": torch.ones(1, 5).bool(), "step": 1})
+    found = compare(Source(batch, "x"), [base, *played]).overlap
+    assert found["a"] == {"a": 1.0, "b": 0.25, "none": 0.0} and found["none"]["none"] is None
 
 
 def test_without_the_dropped_tokens_the_gradient_is_that_of_grpo(kept: Path) -> None:

@@ -78,6 +78,7 @@ def test_everything_is_found_at_once_and_nothing_is_changed(data):
 
 def test_settings_leave_out_what_was_found_and_the_lines_say_so(data):
     source = data(duplicates="drop", decontaminate=True, long_prompts="drop")
+    assert [p.id for p in source.train] == ["d", "e"]  # as long as nobody has counted tokens
     found = source.examine(Letters(), 40)
     source.settle(found)
     assert [p.id for p in source.train] == ["d"]

@@ -95,6 +95,16 @@ def test_the_numbers_are_those_of_the_records(sweep: Path, page: Path) -> None:
     assert float(first["mean"]) == 0.0  # the first step after the fork sampled the same responses from the same weights
 
 
+def test_what_a_branch_has_from_its_parent_is_not_its_own(sweep: Path, page: Path) -> None:
+    laws = list(csv.DictReader(io.StringIO((page.with_name("report_data") / "law.csv").read_text())))
+    assert {r["step"] for r in laws if r["method"] == "grpo"} == {"2", "4"}
+    assert {r["step"] for r in laws if r["method"] == "clipcov"} == {"4"}  # step 2 was trained as GRPO
+    (branch,) = (sweep / "grpo-0" / "forks").glob("*/*")
+    tokens = [json.loads(line)["tokens/step"] for line in (branch / "metrics.jsonl").read_text().splitlines()]
+    cells = re.sub(r"<[^>]+>", "|", page.read_text()).partition("sampled tokens a run")[2].partition("clipcov")[2]
+    assert re.findall(r"[\d,]+", cells)[0] == f"{sum(tokens[3:]):,.0f}"
+
+
 def test_seeds_are_one_method_and_a_branch_of_the_parents_own_recipe_is_not_counted_twice(sweep: Path, tmp_path: Path) -> None:
     parent = Parent.read(str(sweep / "grpo-1"))
     (same,) = fork.plan(parent, 3, [], tmp_path)
