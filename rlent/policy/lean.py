@@ -3,7 +3,8 @@
 The same mathematics as the model's own modules, on the same weights, with four savings that matter when a layer is small
 and memory is what costs time:
 
-* tokens are packed (`rlent.policy.packing`): no matrix product touches padding, and a shared prompt is computed once;
+* tokens are packed (`rlent.policy.packing`): no matrix product touches padding, and a shared prompt is computed once, its
+  attention, too, where rows are short (`rlent.policy.short`);
 * in the last layer only positions that predict a response token go on after the attention;
 * norm, projection and rotation are one autograd function, norm and MLP another, with few visits to memory;
 * products go through the faster of the libraries (`rlent.math.products`).
@@ -25,6 +26,7 @@ from rlent.math.products import ROWS, linear, linear_add, outer, times, times_ad
 from rlent.policy import packing
 from rlent.policy.forward import Layout
 from rlent.policy.packing import Packed, attend_rows
+from rlent.policy.short import Short, attend_short, fits
 
 TYPES = ("llama", "mistral", "qwen2")
 
@@ -64,10 +66,10 @@ class LeanForward:
     def __call__(self, layout: Layout, layers: Sequence[int] = ()) -> dict[str, Tensor]:
         packed = Packed(layout)
         table, final = self.body.embed_tokens.weight, self.body.norm
-        ids, position, source = (_rounded(t, 0) for t in (packed.ids, packed.position, packed.source))
+        ids, position = _rounded(packed.ids, 0), _rounded(packed.position, 0)
         pick = _rounded(packed.pick, int(packed.pick[0]) if len(packed.pick) else 0)
-        pick_source = _rounded(packed.pick_source, 0)
         x = torch.embedding(table, ids)
+        short = Short.of(packed, len(ids), x.dtype) if fits(packed) else None
         cos, signed_sin = self._rotation(position, x)
         count = len(self.body.layers)
         found: dict[str, Tensor] = {}
@@ -80,9 +82,13 @@ class LeanForward:
                 *(t for p in (attn.q_proj, attn.k_proj, attn.v_proj) for t in (p.weight, p.bias)),
             )  # fmt: skip
             q, key, v = (t.view(len(t), -1, self.head_dim) for t in flat)
-            mixed = attend_rows(q, key, v, packed, attn.scaling)
             last = k == count - 1
-            mixed = mixed.index_select(0, pick_source if last else source)
+            if short is not None:
+                mixed = attend_short(q, key, v, short, attn.scaling)
+                mixed = mixed.index_select(0, pick) if last else mixed
+            else:
+                place = packed.padded.pick if last else packed.padded.source
+                mixed = attend_rows(q, key, v, packed, attn.scaling).index_select(0, _rounded(place, 0))
             x = x.index_select(0, pick) if last else x
             x = _Add.apply(x, mixed, attn.o_proj.weight, attn.o_proj.bias)  # type: ignore[no-untyped-call]
             norm, mlp = layer.post_attention_layernorm, layer.mlp

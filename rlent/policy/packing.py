@@ -16,6 +16,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,63 +33,82 @@ WAYS = ("auto", "rows", "varlen", "off")
 _HALF = (torch.bfloat16, torch.float16)
 
 
+@dataclass(slots=True)
+class Padded:
+    """Rows put back beside each other in `buckets` of (rows, width), one after the other, S places in all.
+
+    `slot` is the packed token at each place (any on padding), `source` a place that holds each packed token, `pick` the place
+    that predicts each response token.
+    """
+
+    buckets: list[tuple[int, int]]
+    slot: Int[Tensor, " S"]
+    source: Int[Tensor, " M"]
+    pick: Int[Tensor, " n"]
+
+
 class Packed:
     """The tokens of a layout: M tokens, first the different prompts, then the responses (without the last token).
 
-    `ids`, `position` [M]. Padded rows lie in `buckets` of (rows, width), one after the other, S places in all: `slot` [S] is the
-    packed token at each place (any on padding), `source` [M] a place that holds each packed token, `pick` [n] the packed
-    token that predicts each response token, `pick_source` [n] its place.
+    `ids`, `position` [M]. `pick` [n] is the packed token that predicts each response token. `prompt_of` [B] is the prompt of each
+    row; prompts begin at `starts` and have `prompt_lengths`, what is in the input of each response begins at `begins` [B] and has `answers`.
     """
 
     ids: Int[Tensor, " M"]
     position: Int[Tensor, " M"]
-    slot: Int[Tensor, " S"]
-    source: Int[Tensor, " M"]
     pick: Int[Tensor, " n"]
-    pick_source: Int[Tensor, " n"]
 
     def __init__(self, layout: Layout) -> None:
-        lengths, used = layout.length, layout.length > 0
         keys: dict[tuple[int, ...], int] = {}
+        self.layout = layout
         self.prompt_of = torch.tensor([keys.setdefault(tuple(p), len(keys)) for p in layout.prompts])  # [B]
         self.prompt_lengths = torch.tensor([len(p) for p in keys])
         self.starts = self.prompt_lengths.cumsum(0) - self.prompt_lengths
-        self.answers = (lengths - layout.prompt_length).clamp(min=0)  # input positions of each response
+        self.answers = (layout.length - layout.prompt_length).clamp(min=0)
         total = int(self.prompt_lengths.sum())
         self.begins = total + self.answers.cumsum(0) - self.answers
         self.tokens = total + int(self.answers.sum())
-        owner = torch.full((len(keys),), len(lengths)).scatter_reduce_(0, self.prompt_of[used], used.nonzero().squeeze(1), "amin")
-        first = owner[self.prompt_of] == torch.arange(len(lengths))
-        ids = layout.input_ids()
-        self.source, self.position = torch.zeros(2, self.tokens, dtype=torch.long)
-        self.ids = torch.zeros(self.tokens, dtype=torch.long)
-        self.buckets: list[tuple[int, int]] = []
-        base, slots, place = torch.zeros_like(lengths), [], 0
+        self.longest = max(int(self.prompt_lengths.max()), int(layout.length.max()))
+        column = torch.arange(layout.tokens.shape[1])
+        answered = column < self.answers[:, None]
+        prompts = [range(len(p)) for p in keys]
+        self.ids = torch.cat((torch.tensor([t for p in keys for t in p]), layout.tokens[answered]))
+        self.position = torch.cat(
+            (torch.tensor([i for p in prompts for i in p]), (layout.prompt_length[:, None] + column).expand_as(answered)[answered])
+        )
+        self.pick = self._at(layout.row, layout.place)
+
+    def _at(self, row: Tensor, place: Tensor) -> Tensor:
+        """The packed token at a place of a row."""
+        prompt = self.layout.prompt_length[row]
+        return torch.where(place < prompt, self.starts[self.prompt_of[row]] + place, self.begins[row] + place - prompt)
+
+    @functools.cached_property
+    def padded(self) -> Padded:
+        """The rows, padded; asked for before the tokens are moved to a device."""
+        lengths, layout = self.layout.length, self.layout
+        source, base = torch.zeros(self.tokens, dtype=torch.long), torch.zeros_like(lengths)
+        found, slots, place = [], [], 0
         for rows in buckets(lengths.tolist()):
             width = int(lengths[rows].max())
-            column, prompt = torch.arange(width)[None], layout.prompt_length[rows][:, None]
-            at = torch.where(
-                column < prompt, self.starts[self.prompt_of[rows]][:, None] + column, self.begins[rows][:, None] + column - prompt
-            )
-            real = column < lengths[rows][:, None]
-            sole = real & ((column >= prompt) | first[rows][:, None])  # the place that stands for its packed token
-            taken = at[sole]
-            self.source[taken] = place + sole.flatten().nonzero().squeeze(1)
-            self.position[taken] = column.expand_as(at)[sole]
-            self.ids[taken] = ids[rows][:, :width][sole]
+            column = torch.arange(width)[None].expand(len(rows), -1)
+            at, real = self._at(torch.tensor(rows)[:, None], column), column < lengths[rows][:, None]
+            source[at[real]] = place + real.flatten().nonzero().squeeze(1)  # of a shared prompt any: all rows give the same
             slots.append(torch.where(real, at, 0).flatten())
             base[rows] = place + torch.arange(len(rows)) * width
-            self.buckets.append((len(rows), width))
+            found.append((len(rows), width))
             place += at.numel()
-        self.slot = torch.cat(slots) if slots else torch.zeros(0, dtype=torch.long)
-        self.pick_source = base[layout.row] + layout.place
-        self.pick = self.slot[self.pick_source]
+        slot = torch.cat(slots) if slots else torch.zeros(0, dtype=torch.long)
+        return Padded(found, slot, source, base[layout.row] + layout.place)
 
     def to(self, device: torch.device) -> Packed:
         """The same with its tensors on a device, in place."""
-        for name, value in vars(self).items():
-            if isinstance(value, Tensor):
-                setattr(self, name, value.to(device))
+        padded = vars(self).get("padded")
+        for one in (self, padded) if padded else (self,):
+            for name in one.__dataclass_fields__ if isinstance(one, Padded) else vars(one):
+                value = getattr(one, name)
+                if isinstance(value, Tensor):
+                    setattr(one, name, value.to(device))
         return self
 
     @functools.cached_property
@@ -128,11 +148,11 @@ def buckets(lengths: Sequence[int]) -> list[list[int]]:
 
 
 def attend_rows(q: Float[Tensor, "M H d"], k: Float[Tensor, "M K d"], v: Float[Tensor, "M K d"], packed: Packed, scale: float) -> Tensor:
-    """Causal attention of padded rows, by SDPA. Returns the places of `Packed` [S, H*d]; `source` takes the tokens out."""
-    places = [t.index_select(0, packed.slot) for t in (q, k, v)]
+    """Causal attention of padded rows, by SDPA. Returns the places of `Padded` [S, H*d]; `source` takes the tokens out."""
+    places = [t.index_select(0, packed.padded.slot) for t in (q, k, v)]
     heads, shared = q.shape[1], q.shape[1] != k.shape[1]
     found, at = [], 0
-    for rows, width in packed.buckets:
+    for rows, width in packed.padded.buckets:
         own = [t[at : at + rows * width].view(rows, width, -1, t.shape[-1]).transpose(1, 2) for t in places]
         mixed = scaled_dot_product_attention(*own, is_causal=True, scale=scale, enable_gqa=shared)
         found.append(mixed.transpose(1, 2).reshape(rows * width, heads * v.shape[-1]))
@@ -215,7 +235,10 @@ class PackedForward(GeneralForward):
         text_config(model)._attn_implementation = NAME
 
     def __call__(self, layout: Layout, layers: Sequence[int] = ()) -> dict[str, Tensor]:
-        packed = Packed(layout).to(self.device)
+        packed = Packed(layout)
+        if self.way == "rows":
+            _ = packed.padded
+        packed.to(self.device)
         states: dict[str, Tensor] = {}
         with self._listening(layers, states):
             out = self.body(
@@ -245,7 +268,7 @@ def _attention(
     q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))
     if way == "varlen":
         return attend_varlen(q.contiguous(), k, v, packed, scale)[None], None
-    mixed = attend_rows(q, k, v, packed, scale).index_select(0, packed.source)
+    mixed = attend_rows(q, k, v, packed, scale).index_select(0, packed.padded.source)
     return mixed.view(1, len(mixed), q.shape[1], -1), None
 
 

@@ -14,9 +14,11 @@ from rlent.engine.decode import Decoder
 from rlent.errors import ModelError
 from rlent.policy import lean as lean_family
 from rlent.policy import packing
+from rlent.policy import short as packing_short
 from rlent.policy.forward import Layout
 from rlent.policy.packing import Packed, buckets
 from rlent.policy.policy import Policy
+from rlent.policy.short import fits
 
 PROMPTS = [[3, 4, 5, 6], [7, 8], [3, 4, 5, 6], [9], [7, 8], [3, 4, 5, 6], [11, 12]]
 LENGTHS = [3, 1, 21, 0, 2, 4, 0]
@@ -70,11 +72,31 @@ def test_values_and_gradients_are_those_of_padded_rows(on_cpu, kind, way):
 
 def test_the_lean_forward_pads_rows_of_very_different_length_in_buckets():
     model, batch = qwen2(), part(PROMPTS, LENGTHS)
-    assert len(Packed(Layout.of(batch["prompt_ids"], batch["tokens"], batch["mask"])).buckets) > 1
+    assert len(Packed(Layout.of(batch["prompt_ids"], batch["tokens"], batch["mask"])).padded.buckets) > 1
     found = Policy(copy.deepcopy(model), lean=True)(batch)
     want = Policy(model, lean=False, packing="off")(batch)
     for name in want:  # transformers takes norms in float32
         torch.testing.assert_close(found[name], want[name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("rounded", [1, 64])
+def test_short_rows_attend_as_those_that_go_through_sdpa(monkeypatch, rounded):
+    """In the lean forward: values, and gradients of every weight, in float64; the fillers of `rounded` tokens get no gradient."""
+    monkeypatch.setattr(lean_family, "ROWS", rounded)
+    model, batch = qwen2(torch.float64), part(PROMPTS, LENGTHS)
+    g = torch.randn(2, *batch["mask"].shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    found, grads = [], []
+    for longest in (packing_short.LONGEST, 24, 23):  # 24 is the longest row
+        monkeypatch.setattr(packing_short, "LONGEST", longest)
+        assert fits(Packed(Layout.of(batch["prompt_ids"], batch["tokens"], batch["mask"]))) == (longest > 23)
+        policy = Policy(copy.deepcopy(model), lean=True)
+        found.append(policy(batch, temperature=0.8))
+        grads.append(gradients(policy.model, (found[-1]["logp"], g[0]), (found[-1]["entropy"], g[1])))
+    for values, gradient in zip(found[:2], grads[:2], strict=True):
+        for name in values:
+            torch.testing.assert_close(values[name], found[2][name], rtol=1e-11, atol=1e-11)
+        for name in gradient:
+            torch.testing.assert_close(gradient[name], grads[2][name], rtol=1e-9, atol=1e-11 * float(grads[2][name].abs().max()))
 
 
 @pytest.mark.parametrize("lean", [True, False])
