@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from rlent import noise
+from rlent.errors import UsageError
 from rlent.ledger import second_moment
 from rlent.math.entropy import entropy_from_logits
 from rlent.plan import Plan
@@ -160,24 +161,42 @@ class Actor:
     def look_back(self, batch: Batch) -> Batch:
         """`old_*` and the streams of frozen models, with the cut of the first epoch. Nothing runs that the plan does not need."""
         if self.plan.needs_look or self.temperature != 1.0:
-            found: dict[str, Tensor] = {}
-            for rows in self._minibatch_rows(batch, 0):
-                picked = batch.select(rows)
-                probes = self.probes(self.plan.look | self.plan.now)
-                if self.temperature != 1.0:  # the paper's entropy is at temperature 1, whatever the sampler's
-                    probes["entropy_t1"] = partial(_entropy_at_one, self.temperature)
-                streams = self._forward(self.policy, picked, self._parts(picked), entropy=True, probes=probes)
-                for name, value in streams.items():
-                    _put(found, name, value, rows, batch)
-            batch = batch.with_(**{f"old_{k}": v for k, v in found.items()})
-            if "own" in batch:  # the policy's own values are what `now_logp` is in the first minibatch
-                batch = batch.with_(policy_logp=batch["old_logp"], old_logp=_own(batch, batch["old_logp"]))
+            batch = self._as_sampled(batch) if self.plan.from_sampler else self._as_it_is(batch)
         for name, wanted in self.plan.models.items():
             if not wanted & {"logp", "entropy"}:
                 continue
             streams = self._forward(self.models[name], batch, self._parts(batch, self.models[name]), entropy="entropy" in wanted, probes={})
             batch = batch.with_(**{f"{name}_{k}": v for k, v in streams.items() if k in wanted})
         return batch
+
+    def _as_it_is(self, batch: Batch) -> Batch:
+        """`old_*` from a forward of the policy."""
+        found: dict[str, Tensor] = {}
+        for rows in self._minibatch_rows(batch, 0):
+            picked = batch.select(rows)
+            probes = self.probes(self.plan.look | self.plan.now)
+            if self.temperature != 1.0:  # the paper's entropy is at temperature 1, whatever the sampler's
+                probes["entropy_t1"] = partial(_entropy_at_one, self.temperature)
+            streams = self._forward(self.policy, picked, self._parts(picked), entropy=True, probes=probes)
+            for name, value in streams.items():
+                _put(found, name, value, rows, batch)
+        batch = batch.with_(**{f"old_{k}": v for k, v in found.items()})
+        if "own" in batch:  # the policy's own values are what `now_logp` is in the first minibatch
+            batch = batch.with_(policy_logp=batch["old_logp"], old_logp=_own(batch, batch["old_logp"]))
+        return batch
+
+    def _as_sampled(self, batch: Batch) -> Batch:
+        """`old_logp` and `old_entropy` as the engine said them, in the precision that a forward gives (`Plan.from_sampler`).
+
+        Raises:
+            UsageError: rows that were not drawn from the policy as it is, or an engine that gave no entropies.
+        """
+        lacks = "sampler_entropy" not in batch
+        if lacks or "own" in batch or set(batch["source"]) - {"policy"}:
+            why = "the engine gave no entropies" if lacks else "the step has rows that were not drawn from the policy as it is"
+            raise UsageError(f"trainer.look_back is sampler, and {why}; policy is accepted")
+        dtype = torch.promote_types(self.policy.compute, torch.float32)
+        return batch.with_(**{f"old_{k}": batch[f"sampler_{k}"].to(dtype) for k in ("logp", "entropy")})
 
     def now(self, minibatch: Minibatch) -> Minibatch:
         """`now_*` of a minibatch: the look-back's values in the first one, a forward without gradient after that."""
@@ -215,7 +234,7 @@ class Actor:
         """The part of a step's first update: the policy has not moved, so `old_*` is what the forward just gave.
 
         Rows padded otherwise give other log-probabilities in the last digits; taking `old_logp` from the same forward keeps
-        that noise out of the ratio. The look-back's value stays under `look_logp`. A row with a log-probability of its own
+        that noise out of the ratio. The look-back's value (or the sampler's) stays under `look_logp`. A row with a log-probability of its own
         (`own`, `own_logp`: it was drawn by an earlier policy) keeps it.
         """
         fresh = {f"old_{k}": v.detach() for k, v in live.items() if k == "logp" or f"old_{k}" in part}

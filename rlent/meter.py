@@ -27,8 +27,9 @@ _STEP_STREAMS = frozenset(
 class Meter:
     """Collects what a step's parts and updates report; `reduce` turns it into metrics."""
 
-    def __init__(self, world: World, ledger: EntropyLedger | None, ledger_rows: int) -> None:
-        self.world, self.ledger, self.ledger_rows = world, ledger, ledger_rows
+    def __init__(self, world: World, ledger: EntropyLedger | None, ledger_rows: int, *, from_sampler: bool = False) -> None:
+        """`from_sampler`: `old_logp` of a step's batch is the sampler's (`Plan.from_sampler`)."""
+        self.world, self.ledger, self.ledger_rows, self.from_sampler = world, ledger, ledger_rows, from_sampler
         self.clear()
 
     def clear(self) -> None:
@@ -72,6 +73,8 @@ class Meter:
         records = [m for m in minibatches if m is not None]
         whole = self._complete(whole, records)
         found = metrics.step_metrics(whole)
+        if self.from_sampler and "old_logp" in batch:  # of the step there is nothing else to compare with
+            found.update(metrics.mismatch_metrics(records[0]))
         found.update(metrics.update_metrics(records))
         found.update(self._terms(records))
         found.update(self._effects(records))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rlent.errors import did_you_mean
-from rlent.mount import Node, NodeWhen, known_names
+from rlent.mount import Node, NodeWhen, known_names, locate
 from rlent.seats import SEATS
 from rlent.streams import DRIVER, RULE, STREAMS, When
 
@@ -22,7 +22,7 @@ class Plan:
     `look`: streams of the no-gradient pass before the updates. `now`: streams of the no-gradient pass before each update.
     `live`: streams of the pass with gradient; `grad` those whose gradient is used. `models`: frozen models to ask.
     `pull`: whether the loss's pull is needed before the shapes. `lifted`: live shapes that run on the whole minibatch,
-    because the loss does.
+    because the loss does. `from_sampler`: what the engine said as it sampled takes the place of the look-back's pass.
     """
 
     nodes: dict[str, list[Node]]
@@ -35,6 +35,7 @@ class Plan:
     pull: bool = False
     lifted: bool = False
     many_updates: bool = True
+    from_sampler: bool = False
     warnings: list[str] = field(default_factory=list)
 
     @staticmethod
@@ -55,6 +56,8 @@ class Plan:
         updates = (trainer.get("minibatches") or 1) * (trainer.get("epochs") or 1)
         plan.many_updates = isinstance(updates, int) and updates > 1
         plan._collect(models)
+        plan.from_sampler = trainer.get("look_back") == "sampler"
+        problems.extend(plan._departures(config))
         plan._check_knobs(problems)
         plan._check_probes(problems)
         plan._check_decode(models, problems)
@@ -171,6 +174,33 @@ class Plan:
         outside = [n for members in self.nodes.values() for n in members if n.when != "live" and "old_logp" in n.reads]
         return bool(outside) or bool(self.now)
 
+    def _departures(self, config: Mapping[str, Any]) -> list[str]:
+        """Where the sampler's numbers are not those that the look-back would have given; empty if they are, or nobody needs them."""
+        sampler = config.get("sampler") or {}
+        temperature = sampler.get("temperature")
+        if not self.from_sampler or not (self.needs_look or temperature != 1):
+            return []
+        found = []
+        for probe in sorted((self.look | self.now) - set(_LIVE_BASE)):
+            found.append(f"old_{probe} is asked for, which only the policy's own pass computes")
+        if temperature != 1:
+            found.append(f"sampler.temperature is {temperature}, and entropy at temperature 1 takes the policy's own pass")
+        for option, whole in (("top_p", 1), ("top_k", 0)):
+            if sampler.get(option, whole) != whole:
+                found.append(f"sampler.{option} is {sampler[option]}: tokens are drawn from a part of the policy's distribution")
+        for node in self._changing:
+            found.append(f"{node.path}: tokens are not drawn from the policy's distribution")
+        for place, says in (("sampler", _faithful), ("engine", _exact)):
+            target = (config.get(place) or {}).get("_target_")
+            if reason := says(target):
+                found.append(f"{place} {target}: {reason}")
+        return [f"trainer.look_back: sampler cannot take the look-back's place here, because {reason}; policy can" for reason in found]
+
+    @property
+    def _changing(self) -> list[Node]:
+        """Decode functions that change what tokens are drawn from."""
+        return [n for n in self.nodes["decode"] if "logits" in n.reads or n.card.get("forces")]
+
     def _check_knobs(self, problems: list[str]) -> None:
         knobs = self.knobs()
         for node in self.nodes["control"]:
@@ -238,7 +268,7 @@ class Plan:
                     name, reason = (other.get("name"), other.get("reason", "")) if isinstance(other, Mapping) else (other, "")
                     if name in present:
                         self.warnings.append(f"{node.path} and {name} do not go together{': ' + reason if reason else ''}")
-        changing = [n.path for n in self.nodes["decode"] if "logits" in n.reads or n.card.get("forces")]
+        changing = [n.path for n in self._changing]
         if changing and not any("sampler_logp" in n.reads for n in (*self.nodes["shape"], *self.nodes["loss"])):
             self.warnings.append(
                 f"{', '.join(changing)}: tokens are not drawn from the policy that the update assumes, and no shape "
@@ -252,7 +282,9 @@ class Plan:
     def lines(self) -> list[str]:
         """The plan in words."""
         out = []
-        if self.needs_look:
+        if self.needs_look and self.from_sampler:
+            out.append("look back: none (trainer.look_back=sampler: old_entropy, old_logp are what the engine said as it sampled)")
+        elif self.needs_look:
             out.append(f"look back: one forward without gradient for {_and({'logp', 'entropy'} | self.look, 'old_')}")
         else:
             out.append("look back: none (one update a step, old_logp is the live log-probability)")
@@ -286,6 +318,32 @@ class Plan:
                 when = {"step": "once a step", "minibatch": "once a minibatch", "live": "inside the update"}["live" if scope else node.when]
                 out.append(f"{node.path}: {'once a minibatch (lifted)' if lifted else when}{scope}; reads {', '.join(node.reads)}")
         return out
+
+
+def _faithful(target: Any) -> str:
+    """Why a sampler's rows may have other log-probabilities and entropies than the policy's, or an empty string."""
+    own = _says(target)
+    if own is None or own.get("faithful"):
+        return ""
+    return "it does not say that all of its rows are drawn from the policy as it is (`faithful`)"
+
+
+def _exact(target: Any) -> str:
+    """Why an engine does not give the policy's own log-probabilities and exact entropies, or an empty string."""
+    own = _says(target)
+    if own is None:
+        return ""
+    if "departs" not in own:
+        return "it does not say that its log-probabilities and entropies are the policy's (`departs`)"
+    return own["departs"]() or ""
+
+
+def _says(target: Any) -> Mapping[str, Any] | None:
+    """What a class says itself, without what it builds on; None if there is no such class, which is another problem of the recipe."""
+    try:
+        return vars(locate(target))
+    except (ImportError, AttributeError, TypeError):
+        return None
 
 
 def _and(names: set[str], prefix: str) -> str:

@@ -123,7 +123,8 @@ def load(overrides: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()) 
 def from_config(config: Mapping[str, Any], *, name: str = "", config_dirs: Sequence[str | Path] = ()) -> Recipe:
     """The recipe of a run folder: its composed configuration, checked again."""
     dirs = _user_dirs([d for d in config_dirs if Path(d).is_dir()])
-    tree = OmegaConf.create({"stop": {"on": [], "collapse": 0.2, "explosion": 1.0}, **config})  # runs from before there was such a block
+    trainer = {"look_back": "policy", **(config.get("trainer") or {})}  # runs from before there was such a setting, or such a block
+    tree = OmegaConf.create({"stop": {"on": [], "collapse": 0.2, "explosion": 1.0}, **config, "trainer": trainer})
     return _finish(tree, {}, {}, [], [str(d) for d in dirs], [], name=name)
 
 

@@ -127,7 +127,7 @@ class Run:
         rows = int(config["track"]["ledger"]["rows"])
         self.ledger = EntropyLedger() if rows else None
         self.ledger_rows = rows
-        self.meter = Meter(world, self.ledger, rows)
+        self.meter = Meter(world, self.ledger, rows, from_sampler=self.plan.from_sampler)
         self.tracker = Tracker(
             folder.path,
             run_id=run_id,

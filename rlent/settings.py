@@ -28,6 +28,7 @@ class Trainer:
     epochs: PositiveCount
     tokens_per_part: PositiveCount
     max_time: Positive | None
+    look_back: Literal["policy", "sampler"] = "policy"
 
 
 @dataclass(frozen=True, kw_only=True)

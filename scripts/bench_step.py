@@ -1,15 +1,16 @@
 """Seconds per training step and tokens per second, by stage, beside Hugging Face TRL's GRPOTrainer.
 
-    python scripts/bench_step.py                                    # 3 sides x 5 blocks x 10 steps: a few minutes
+    python scripts/bench_step.py                                    # 4 sides x 5 blocks x 10 steps: a few minutes
     python scripts/bench_step.py --recipe clipcov --json
     python scripts/bench_step.py --widths 128 256 512 768 --repeats 3       # a table over model widths
     python scripts/bench_step.py --steps 2 --repeats 1 --warmup 1   # does it run?
 
-A step is one iteration: sample G responses to each of P prompts, grade them, and make M optimizer updates. Three sides
+A step is one iteration: sample G responses to each of P prompts, grade them, and make M optimizer updates. Four sides
 do the same work, each in a process of its own that stays alive; only one runs at a time, in short blocks that alternate:
 
     rlent   `rlent train`'s own loop with all its metrics and files (no console, no W&B, no evaluation)
-    bare    the same without entropy, covariance and ledger: what these cost is rlent - bare, which on a busy machine is
+    sampler the same with trainer.look_back=sampler: old log-probabilities and entropies are the engine's, without a forward of their own
+    bare    rlent without entropy, covariance and ledger: what these cost is rlent - bare, which on a busy machine is
             mostly noise; the stages ledger and measure of rlent itself, all but the entropies in the heads, are steadier
     trl     GRPOTrainer: the same model, prompts in the same order, checker, group, lengths, updates, rate and threads,
             float32, no KL term, no gradient checkpointing, nothing logged or saved
@@ -40,9 +41,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-SIDES = ("rlent", "bare", "trl")
+SIDES = ("rlent", "sampler", "bare", "trl")
 STAGES = ("sample", "grade", "look_back", "ledger", "shape", "now", "update", "publish", "measure", "other")
-PROMISED_RATIO, PROMISED_SHARE = 0.5, 0.10
+PROMISED_RATIO, PROMISED_SHARE = {"rlent": 0.5, "sampler": 1 / 3}, 0.10
 LEARNING_RATE, MAX_NORM, SEED = 1e-4, 1.0, 0
 
 
@@ -120,11 +121,15 @@ def write_model(folder: Path, width: int) -> int:
 def show_widths(table: Sequence[Mapping[str, Any]]) -> str:
     """A line for each width."""
     sides = [side for side in SIDES if side in table[0]["sides"]]
-    lines = [f"{'width':>6}{'parameters':>12}" + "".join(f"{side + ' s/step':>15}" for side in sides) + f"{'rlent / TRL':>24}"]
+    lines = [
+        f"{'width':>6}{'parameters':>12}"
+        + "".join(f"{side + ' s/step':>15}" for side in sides)
+        + f"{'rlent / TRL':>24}{'sampler / TRL':>24}"
+    ]
     for row in table:
         seconds = "".join(f"{row['sides'][side]['seconds_per_step']['median']:>15.3f}" for side in sides)
-        ratio = "{median:.2f} ({min:.2f} to {max:.2f})".format(**row["ratio"]) if "ratio" in row else "-"
-        lines.append(f"{row['width']:>6}{row['parameters'] / 1e6:>10.1f} M{seconds}{ratio:>24}")
+        ratios = ["{median:.2f} ({min:.2f} to {max:.2f})".format(**row[k]) if k in row else "-" for k in ("ratio", "sampler_ratio")]
+        lines.append(f"{row['width']:>6}{row['parameters'] / 1e6:>10.1f} M{seconds}" + "".join(f"{ratio:>24}" for ratio in ratios))
     return "\n".join(lines)
 
 
@@ -341,10 +346,14 @@ def installed(python: str) -> dict[str, str]:
 def report(blocks: Mapping[str, Sequence[Block]]) -> dict[str, Any]:
     """Medians and ranges over blocks, the ratio to TRL, and the share of the metrics."""
     found: dict[str, Any] = {"sides": {side: _side(done) for side, done in blocks.items()}}
-    if {"rlent", "trl"} <= blocks.keys():
-        ratio = _spread(_paired(blocks, lambda ours, theirs: ours.seconds / theirs.seconds, "trl"))
-        found["ratio"] = ratio | {"promised": PROMISED_RATIO, "kept": ratio["median"] <= PROMISED_RATIO}
-        found["cpu_ratio"] = _spread(_paired(blocks, lambda ours, theirs: ours.cpu / theirs.cpu, "trl"))
+    for side, prefix in (("rlent", ""), ("sampler", "sampler_")):
+        if {side, "trl"} <= blocks.keys():
+            ratio, promised = (
+                _spread(_paired(blocks, lambda ours, theirs: ours.seconds / theirs.seconds, "trl", side)),
+                PROMISED_RATIO[side],
+            )
+            found[f"{prefix}ratio"] = ratio | {"promised": promised, "kept": ratio["median"] <= promised}
+            found[f"{prefix}cpu_ratio"] = _spread(_paired(blocks, lambda ours, theirs: ours.cpu / theirs.cpu, "trl", side))
     if "rlent" in blocks:
         spent = [(b.stages.get("measure", 0.0) + b.stages.get("ledger", 0.0)) / b.seconds for b in blocks["rlent"]]
         found["metrics_stage_share"] = _spread(spent)
@@ -356,9 +365,11 @@ def report(blocks: Mapping[str, Sequence[Block]]) -> dict[str, Any]:
     return found
 
 
-def _paired(blocks: Mapping[str, Sequence[Block]], compare: Callable[[Block, Block], float], other: str) -> list[float]:
+def _paired(
+    blocks: Mapping[str, Sequence[Block]], compare: Callable[[Block, Block], float], other: str, side: str = "rlent"
+) -> list[float]:
     """Our block against the other side's of the same round; a round has as many steps on every side."""
-    return [compare(ours, theirs) for ours, theirs in zip(blocks["rlent"], blocks[other], strict=True)]
+    return [compare(ours, theirs) for ours, theirs in zip(blocks[side], blocks[other], strict=True)]
 
 
 def _side(done: Sequence[Block]) -> dict[str, Any]:
@@ -421,6 +432,9 @@ def show(found: Mapping[str, Any]) -> str:
     lines.append("")
     if "ratio" in found:
         lines.append(_verdict("seconds per step, rlent / TRL", found["ratio"], found["cpu_ratio"], "{:.2f}", "at most"))
+    if "sampler_ratio" in found:
+        what = "with trainer.look_back=sampler, sampler / TRL"
+        lines.append(_verdict(what, found["sampler_ratio"], found["sampler_cpu_ratio"], "{:.2f}", "at most"))
     if "metrics_share" in found:
         share, cpu = found["metrics_share"], found["metrics_cpu_share"]
         lines.append(_verdict("entropy, covariance and ledger, share of the step", share, cpu, "{:.1%}", "under"))
@@ -482,12 +496,12 @@ def work(given: argparse.Namespace) -> None:
         if given.child == "trl":
             train_trl(given)
         else:
-            train_rlent(given, bare=given.child == "bare")
+            train_rlent(given, given.child)
     except Finished:
         pass
 
 
-def train_rlent(given: argparse.Namespace, *, bare: bool) -> None:
+def train_rlent(given: argparse.Namespace, side: str) -> None:
     """`rlent.loop.train`, held back between blocks. Stages and tokens are those of the run's own files."""
     from rlent.loop import train
     from rlent.run import Run
@@ -495,7 +509,8 @@ def train_rlent(given: argparse.Namespace, *, bare: bool) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "run"
-        run = Run.start(recipe_of(given, f"run.dir={place}", f"model.path={given.model}", *(["track.ledger.rows=0"] if bare else [])))
+        own = {"bare": ["track.ledger.rows=0"], "sampler": ["trainer.look_back=sampler"]}.get(side, [])
+        run = Run.start(recipe_of(given, f"run.dir={place}", f"model.path={given.model}", *own))
         seen = {"timings": 0, "metrics": 0}
 
         def fresh(name: str) -> list[dict[str, Any]]:
@@ -525,7 +540,7 @@ def train_rlent(given: argparse.Namespace, *, bare: bool) -> None:
                 pace.wait()
 
         run.steps = paced  # type: ignore[method-assign]
-        if bare:
+        if side == "bare":
             strip(run)
         else:
             begin_ledger = run._begin_ledger

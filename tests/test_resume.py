@@ -126,13 +126,14 @@ def test_a_checkpoint_from_another_recipe_is_refused_with_the_differences(run_di
         commands.train(["trainer.steps=2"], resume=str(run_dir))
 
 
-def test_a_run_of_an_earlier_version_without_the_newer_settings_is_continued(run_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dropped", [{"recipe"}, set()], ids=["before checkpoints said their recipe", "since"])
+def test_a_run_of_an_earlier_version_without_the_newer_settings_is_continued(dropped: set[str], run_dir: Path, tmp_path: Path) -> None:
     train(run_dir, "trainer.steps=2")
     config = yaml.safe_load((run_dir / "recipe.yaml").read_text())
-    del config["stop"], config["scale"]["packing"]
+    del config["stop"], config["scale"]["packing"], config["trainer"]["look_back"]
     (run_dir / "recipe.yaml").write_text(yaml.safe_dump(config))
     saved = run_dir / "checkpoints" / "step_000002" / "state.json"
-    saved.write_text(json.dumps({k: v for k, v in json.loads(saved.read_text()).items() if k != "recipe"}))
+    saved.write_text(json.dumps({k: v for k, v in json.loads(saved.read_text()).items() if k not in dropped}))
     assert commands.train(["trainer.steps=3"], resume=str(run_dir)) == 0
     assert rows(run_dir) == rows(train(tmp_path / "whole", "trainer.steps=3"))
 

@@ -98,6 +98,8 @@ class ModelActor(Actor):
         seen = super().now(Minibatch(minibatch.batch, max(minibatch.index, 1), minibatch.parts))  # never the look-back's values
         return Minibatch(seen.batch, minibatch.index, minibatch.parts)
 
+    _as_sampled = Actor._as_it_is  # the model need not be the one that sampled
+
     @staticmethod
     def on_policy(part: Batch, live: Mapping[str, Tensor]) -> Batch:
         return part

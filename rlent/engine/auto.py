@@ -50,6 +50,14 @@ class AutoEngine:
         else:
             self.engine = NativeEngine(model, pad_id, ruled, others, max_batch_tokens=max_batch_tokens)
 
+    @staticmethod
+    def departs() -> str | None:
+        """See the engines: of the one that is taken here."""
+        name, reason = choice()
+        made = NativeEngine if name == "native" else importlib.import_module(VLLM).VllmEngine
+        said = made.departs()
+        return said and f"{reason}, so it is {name}: {said}"
+
     @property
     def version(self) -> int:
         return self.engine.version

@@ -54,6 +54,14 @@ class Engine(Protocol):
         """
         ...
 
+    @staticmethod
+    def departs() -> str | None:
+        """Why `sampler_logp` and `sampler_entropy` at temperature 1, uncut and without rules, are not the policy's to rounding; None: they are.
+
+        An engine without this method, or with a reason, is refused by `trainer.look_back=sampler`.
+        """
+        ...
+
     def load(self, policy: Weights, version: int) -> None:
         """Sample from the policy's weights from now on."""
         ...

@@ -60,6 +60,11 @@ class NativeEngine:
         self.vocab: int = text.vocab_size
         self.limit: int | None = getattr(text, "max_position_embeddings", None)
 
+    @staticmethod
+    def departs() -> str | None:
+        """Nothing: the policy's own weights, exact entropies; what differs from the update's forward is rounding."""
+        return None
+
     def load(self, policy: Weights, version: int) -> None:
         """Record the version: the weights are the policy's own.
 

@@ -133,6 +133,11 @@ class VllmEngine:
         worker = self.llm.llm_engine.model_executor.driver_worker
         self._worker: Any = getattr(worker, "worker", worker)
 
+    @staticmethod
+    def departs() -> str | None:
+        """Why what it says of its draws cannot stand for the policy's own log-probabilities and entropies."""
+        return "vLLM computes with kernels of its own and gives no exact entropy"
+
     # ---- weights --------------------------------------------------------------------------------------------------
 
     def load(self, policy: Weights, version: int) -> None:

@@ -96,7 +96,9 @@ def _target(kind: str, value: str, step: str | None, rest: Sequence[str], config
         raise UsageError(f"run='{path}' is not a run folder (it has no recipe.yaml)")
     folder = RunFolder(path)
     dirs = [*folder.about.get("config_dirs", []), *config_dirs]
-    recipe = recipes.from_config(recipes.with_values(folder.config, rest, dirs), name=folder.about["name"], config_dirs=dirs)
+    config = recipes.with_values(folder.config, rest, dirs)
+    config["trainer"]["look_back"] = "policy"  # nothing is looked back at here, so any engine will do
+    recipe = recipes.from_config(config, name=folder.about["name"], config_dirs=dirs)
     saved = checkpoint.steps(path / "checkpoints")
     if step is not None:
         if not step.isdigit() or int(step) not in saved:

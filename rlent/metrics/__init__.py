@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any
 from rlent.metrics.definitions import METRICS, Metric, all_metrics, describe, explain
 
 if TYPE_CHECKING:
-    from rlent.metrics.compute import step_metrics, update_metrics
+    from rlent.metrics.compute import mismatch_metrics, step_metrics, update_metrics
 
-__all__ = ["METRICS", "Metric", "all_metrics", "describe", "explain", "step_metrics", "update_metrics"]
+__all__ = ["METRICS", "Metric", "all_metrics", "describe", "explain", "mismatch_metrics", "step_metrics", "update_metrics"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("step_metrics", "update_metrics"):
+    if name in ("mismatch_metrics", "step_metrics", "update_metrics"):
         from rlent.metrics import compute
 
         return getattr(compute, name)

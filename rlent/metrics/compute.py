@@ -124,6 +124,12 @@ def update_metrics(records: Sequence[Batch]) -> dict[str, float]:
     return found
 
 
+def mismatch_metrics(record: Batch) -> dict[str, float]:
+    """Sampler against trainer on the rows of a step's first update, whose `look_logp` is the sampler's and `logp` the trainer's."""
+    rows = Rows(record)
+    return _apart(rows.token("look_logp"), rows.token("logp"))
+
+
 def _trained(rows: Sequence[Rows], *names: str) -> list[Floats]:
     """Values [n] of streams over the trained tokens of all records that have every one of them, in order."""
     out: list[list[Floats]] = [[] for _ in names]
@@ -322,7 +328,10 @@ def _grader(rows: Rows) -> dict[str, float]:
 
 
 def _mismatch(rows: Rows) -> dict[str, float]:
-    sampled, old = rows.token("sampler_logp"), rows.token("old_logp")
+    return _apart(rows.token("sampler_logp"), rows.token("old_logp"))
+
+
+def _apart(sampled: Floats | None, old: Floats | None) -> dict[str, float]:
     if sampled is None or old is None or not len(old):
         return {}
     with np.errstate(over="ignore", invalid="ignore"):

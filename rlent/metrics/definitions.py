@@ -238,7 +238,7 @@ _TABLE = [
     Metric(
         "mismatch/mean",
         "nats",
-        "mean |old_logp - sampler_logp| over tokens",
+        "mean |old_logp - sampler_logp| over tokens (with trainer.look_back=sampler, the first update's logp over its tokens)",
         "numerical noise: 1e-6 in fp32, 1e-2 in bf16; larger: stale weights or another temperature",
     ),
     Metric("mismatch/max", "nats", "largest |old_logp - sampler_logp|", "above 1: some tokens were sampled from another distribution"),
@@ -256,7 +256,7 @@ _TABLE = [
     Metric(
         "noise/logp_max",
         "nats",
-        "largest |difference| between a token's log-probability in the first update and in the look-back pass",
+        "largest |difference| between a token's log-probability in the first update and in the look-back pass, or with trainer.look_back=sampler in the engine",
         "0 in fp32 with the same parts; larger than a method's tolerance: terms like sign(logp - old_logp) act on noise",
     ),
     Metric("sampler/kept", "share", "share of drawn prompts that the sampler kept", "low: much generation is thrown away"),

@@ -5,7 +5,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -50,7 +50,12 @@ class GroupSampler:
     over, so that a resumed run needs only the data cursor (DAPO, arXiv:2503.14476, section 3.2).
 
     Its fields are its options. A sampler that builds on it is a dataclass of keywords, too, and has these options beside its own.
+
+    `faithful` says that every row is drawn from the policy as it is, at `temperature`, so that `sampler_logp` and `sampler_entropy`
+    are the policy's (`trainer.look_back=sampler`). It is not inherited.
     """
+
+    faithful: ClassVar = True
 
     prompts: PositiveCount
     n: PositiveCount

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from rlent.engine.base import Engine, Weights
 from rlent.errors import UsageError
@@ -25,6 +25,8 @@ class ReferenceSampler(GroupSampler):
     The stream `<model>_reward` [N] pairs the policy's sample i with the model's sample i. Rewards that read the policy's
     log-probabilities or entropies cannot be used: they would be of another model.
     """
+
+    faithful: ClassVar = True
 
     model: str
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from rlent.engine.base import Engine
 from rlent.options import PositiveCount
@@ -14,6 +15,8 @@ from rlent.types import Batch, Problem, Verdict
 @dataclass(kw_only=True, eq=False)
 class VoteSampler(GroupSampler):
     """`n` responses to each prompt, of which the first `trained` (or all) are trained on; group statistics of the advantage are theirs."""
+
+    faithful: ClassVar = True
 
     trained: PositiveCount
 

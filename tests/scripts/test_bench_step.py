@@ -29,7 +29,7 @@ def full(blocks):
 def test_the_defaults_are_the_promised_comparison():
     given = script.parse([])
     assert (given.prompts, given.group, given.max_tokens, given.updates, given.threads) == (16, 16, 16, 4, 2)
-    assert given.sides == ["rlent", "bare", "trl"]
+    assert given.sides == ["rlent", "sampler", "bare", "trl"]
 
 
 @pytest.mark.parametrize(
@@ -52,12 +52,15 @@ def test_ratios_are_taken_round_by_round():
     """The machine gets slower, 10-fold in the last round: the ratio of each round is what counts."""
     blocks = {
         "rlent": [block(3.0, 4.0), block(4.0, 4.0), block(60.0, 6.0)],
+        "sampler": [block(2.0, 4.0), block(3.0, 2.0), block(50.0, 4.0)],
         "bare": [block(2.4, 2.0), block(3.8, 3.0), block(30.0, 3.0)],
         "trl": [block(10.0, 8.0), block(10.0, 8.0), block(100.0, 8.0)],
     }
     found = script.report(blocks)
     assert found["ratio"] == pytest.approx({"median": 0.4, "min": 0.3, "max": 0.6, "promised": 0.5, "kept": True})
     assert found["cpu_ratio"] == pytest.approx({"median": 0.5, "min": 0.5, "max": 0.75})
+    assert found["sampler_ratio"] == pytest.approx({"median": 0.3, "min": 0.2, "max": 0.5, "promised": 1 / 3, "kept": True})
+    assert found["sampler_cpu_ratio"] == pytest.approx({"median": 0.5, "min": 0.25, "max": 0.5})
     assert found["metrics_share"] == pytest.approx({"median": 0.2, "min": 0.05, "max": 0.5, "promised": 0.1, "kept": False})
     assert found["metrics_cpu_share"] == pytest.approx({"median": 0.5, "min": 0.25, "max": 0.5})
     assert found["sides"]["rlent"]["seconds_per_step"] == pytest.approx({"median": 0.4, "min": 0.3, "max": 6.0})
@@ -74,6 +77,9 @@ def test_stages_are_seconds_a_step_and_a_stage_a_side_lacks_is_left_out():
     assert lines[stages + 1].split() == ["side", "sample", "ledger", "other"]
     assert lines[stages + 3].split() == ["trl", "0.6000", "-", "0.2000"]
     assert "rlent / TRL: 0.62 (0.62 to 0.62); at most 0.50 is promised: NOT KEPT" in lines[-1]
+    both = {"rlent": [block(5.0)], "sampler": [block(2.0)], "trl": [block(8.0)]}
+    ours, theirs = script.show(full(both)).splitlines()[-2:]
+    assert "rlent / TRL: 0.62" in ours and "sampler / TRL: 0.25 (0.25 to 0.25); at most 0.33 is promised: kept" in theirs
 
 
 def test_nested_stages_are_counted_once(monkeypatch):
@@ -95,7 +101,7 @@ def test_our_sides_run_two_steps_and_train_alike(tmp_path):
     """Two blocks in one process, with seconds of stages that make up the whole. What `bare` leaves out changes no draw and no update."""
     given = script.parse([*SMALL, "--steps", "1", "--repeats", "2"])
     problems = script.write_problems(tmp_path / "problems.jsonl", given)
-    children = {side: script.Child(side, sys.executable, given, tmp_path, problems) for side in ("rlent", "bare")}
+    children = {side: script.Child(side, sys.executable, given, tmp_path, problems) for side in ("rlent", "sampler", "bare")}
     try:
         blocks = script.alternate(children, given)
     finally:
@@ -108,8 +114,8 @@ def test_our_sides_run_two_steps_and_train_alike(tmp_path):
             assert 16 <= done.tokens <= 16 * 8
             assert sum(done.stages.values()) == pytest.approx(done.seconds)
             assert min(done.stages[stage] for stage in ("sample", "update", "look_back")) > 0
-            assert ("ledger" in done.stages) == (side == "rlent")
-    assert [b.tokens for b in blocks["rlent"]] == [b.tokens for b in blocks["bare"]]
+            assert ("ledger" in done.stages) == (side != "bare")
+    assert [b.tokens for b in blocks["rlent"]] == [b.tokens for b in blocks["bare"]] == [b.tokens for b in blocks["sampler"]]
 
 
 def test_a_side_that_cannot_start_says_why(tmp_path):
@@ -125,7 +131,7 @@ def test_a_table_over_widths_has_a_line_for_each_model(capsys):
     small = [*SMALL, "--repeats", "1", "--steps", "1", "--sides", "rlent"]
     script.main([*small, "--widths", "64", "128"])
     head, *lines = capsys.readouterr().out.splitlines()
-    assert head.split() == ["width", "parameters", "rlent", "s/step", "rlent", "/", "TRL"]
+    assert head.split() == ["width", "parameters", "rlent", "s/step", "rlent", "/", "TRL", "sampler", "/", "TRL"]
     assert [line.split()[0] for line in lines] == ["64", "128"] and lines[1].split()[1:3] == ["0.8", "M"]
     with pytest.raises(SystemExit):
         script.parse(["--widths", "100"])
