@@ -2,6 +2,7 @@
 
     python scripts/make_tiny_model.py                          # writes rlent/assets/tiny, about 6 minutes of one core
     python scripts/make_tiny_model.py --out elsewhere --steps 20 --problems 4
+    python scripts/make_tiny_model.py --out small --layers 2   # half the parameters, for the law across sizes; not shipped
 
 The model is trained, supervised, on random well-formed expressions over the prompt's numbers, of which three in five equal
 the target. So reinforcement learning starts where it is interesting: the form is known, entropy is high, a single try is
@@ -40,7 +41,10 @@ RIGHT_SHARE = 0.6
 OPERATORS = "+++--**/"
 """Drawn from with equal chances: division seldom leads to a whole number."""
 
-WIDTH, LAYERS, HEADS, KEY_VALUE_HEADS, INNER = 128, 4, 4, 2, 384
+WIDTH, LAYERS = 128, 4
+HEAD, SHARED, INNER = 32, 2, 3
+"""Width of a head, heads to a key and value, and the inner width as a multiple of the width, at every size."""
+
 LEARNING_RATE, WARMUP, CLIP = 2e-3, 40, 1.0
 RESPONSE_TOKENS = 20
 
@@ -59,14 +63,14 @@ def make_tokenizer() -> Qwen2Tokenizer:
     )
 
 
-def make_model(tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
+def make_model(tokenizer: Qwen2Tokenizer, width: int = WIDTH, layers: int = LAYERS) -> Qwen2ForCausalLM:
     config = Qwen2Config(
         vocab_size=len(tokenizer),
-        hidden_size=WIDTH,
-        intermediate_size=INNER,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS,
-        num_key_value_heads=KEY_VALUE_HEADS,
+        hidden_size=width,
+        intermediate_size=INNER * width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // HEAD,
+        num_key_value_heads=width // (HEAD * SHARED),
         max_position_embeddings=MAX_POSITIONS,
         tie_word_embeddings=True,
         bos_token_id=None,
@@ -203,6 +207,8 @@ def measure(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, problems: list[P
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Make the embedded tiny model.")
     parser.add_argument("--out", type=Path, default=tiny_path(), help="folder to write (default: the package's assets)")
+    parser.add_argument("--width", type=int, default=WIDTH, help=f"hidden size, a multiple of {HEAD * SHARED}")
+    parser.add_argument("--layers", type=int, default=LAYERS)
     parser.add_argument("--steps", type=int, default=700, help="updates of the supervised training")
     parser.add_argument("--batch", type=int, default=256, help="examples an update")
     parser.add_argument("--right", type=float, default=RIGHT_SHARE, help="share of the examples whose expression equals the target")
@@ -211,12 +217,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--problems", type=int, default=64, help="held-out problems to measure on")
     parser.add_argument("--samples", type=int, default=64, help="responses to each of them")
     options = parser.parse_args(argv)
+    if options.width < 1 or options.width % (HEAD * SHARED):
+        parser.error(f"--width {options.width}: a multiple of {HEAD * SHARED} is wanted ({SHARED} heads of {HEAD} to each key and value)")
+    if options.layers < 1:
+        parser.error(f"--layers {options.layers}: one or more are wanted")
+    if options.out.resolve() == tiny_path().resolve() and (options.width, options.layers) != (WIDTH, LAYERS):
+        parser.error("a model of another size is not the one that ships: name a folder for it with --out")
 
     torch.set_num_threads(options.threads)
     torch.use_deterministic_algorithms(True)
     torch.manual_seed(options.seed)
     tokenizer = make_tokenizer()
-    model = make_model(tokenizer)
+    model = make_model(tokenizer, options.width, options.layers)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, vocabulary {len(tokenizer)}")
     train(model, tokenizer, steps=options.steps, batch=options.batch, seed=options.seed, right=options.right)
 

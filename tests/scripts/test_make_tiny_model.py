@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import random
 from pathlib import Path
 
@@ -62,6 +63,29 @@ def test_what_ships_was_made_by_this_script(tmp_path, threads, capsys):
     made, shipped = hashes(tmp_path), hashes(tiny_path())
     assert set(made) == set(shipped)
     assert [name for name in made if made[name] != shipped[name]] == ["model.safetensors"]
+
+
+def test_a_model_of_another_size_is_of_the_same_make_and_is_never_written_over_the_one_that_ships(tmp_path, threads, capsys):
+    made = ["--steps", "1", "--batch", "8", "--problems", "0"]
+    script.main(["--out", str(tmp_path), "--width", "64", "--layers", "2", *made])
+    small, shipped = (json.loads((folder / "config.json").read_text()) for folder in (tmp_path, tiny_path()))
+    differs = {k: (shipped[k], small[k]) for k in shipped if shipped[k] != small[k]}
+    assert differs.pop("layer_types") == (["full_attention"] * 4, ["full_attention"] * 2)
+    assert differs == {
+        "hidden_size": (128, 64),
+        "intermediate_size": (384, 192),
+        "num_hidden_layers": (4, 2),
+        "num_attention_heads": (4, 2),
+        "num_key_value_heads": (2, 1),
+    }
+    assert {n: h for n, h in hashes(tmp_path).items() if "token" in n} == {n: h for n, h in hashes(tiny_path()).items() if "token" in n}
+    before = hashes(tiny_path())
+    refused = {"name a folder for it": ["--layers", "2"], "a multiple of 64 is wanted": ["--width", "96"], "one or more": ["--layers", "0"]}
+    for said, options in refused.items():
+        with pytest.raises(SystemExit, match="2"):
+            script.main([*options, *made])
+        assert said in capsys.readouterr().err
+    assert hashes(tiny_path()) == before
 
 
 def test_the_package_stays_small():
