@@ -335,7 +335,22 @@ def test_the_reward_of_the_readme_pays_for_the_numbers_and_not_for_repeating(tmp
 
 def test_every_command_of_the_documents_is_one_the_command_line_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each `rlent ...` line of README and CONTRIBUTING parses; the verbs themselves are not run."""
-    verbs = ("train", "fork", "evaluate", "fit", "arena", "replay", "measure", "inspect", "budget", "report", "plot", "show", "check", "verify")
+    verbs = (
+        "train",
+        "fork",
+        "evaluate",
+        "fit",
+        "arena",
+        "replay",
+        "measure",
+        "inspect",
+        "budget",
+        "report",
+        "plot",
+        "show",
+        "check",
+        "verify",
+    )
     for verb in verbs:
         monkeypatch.setattr(commands, verb, lambda *a, **k: 0)
     monkeypatch.setattr("rlent.grading.command.main", lambda *a, **k: 0)

@@ -31,7 +31,14 @@ RECIPES = {
     "aepo": ["recipe=aepo", "control.aepo.target=0.01"],
     "ttrl": ["recipe=ttrl", "sampler.n=6", "sampler.trained=4"],
     "spear": ["recipe=spear", "sampler.buffer=1", "sampler.n=8", "sampler.max_tokens=16", "trainer.steps=3"],
-    "ares": ["recipe=ares", "shape=[]", "regularize=[]", "reward.ares.words=[+,-,'*']", "reward.ares.window=1", "reward.ares.threshold=0.2"],
+    "ares": [
+        "recipe=ares",
+        "shape=[]",
+        "regularize=[]",
+        "reward.ares.words=[+,-,'*']",
+        "reward.ares.window=1",
+        "reward.ares.threshold=0.2",
+    ],
     "epo": ["recipe=epo", "regularize.epo.penalty=hinge"],
 }
 SHARD = "scale.shard=true"

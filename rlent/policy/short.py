@@ -91,7 +91,7 @@ def fits(packed: Packed) -> bool:
 
 def attend_short(q: Float[Tensor, "M H d"], k: Float[Tensor, "M K d"], v: Float[Tensor, "M K d"], short: Short, scale: float) -> Tensor:
     """Causal attention within rows, of packed tokens [M, H*d]. With gradient."""
-    return _Attend.apply(q, k, v, short, scale)  # type: ignore[no-untyped-call,no-any-return]
+    return _Attend.apply(q, k, v, short, scale)  # type: ignore[no-untyped-call]
 
 
 class _Attend(torch.autograd.Function):

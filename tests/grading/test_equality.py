@@ -310,7 +310,14 @@ def test_a_box_and_a_sentence_around_it_change_nothing(a: str) -> None:
 
 @pytest.mark.parametrize(
     ("answer", "right"),
-    [(r"\text{(C)} 12", True), (r"(C) -1", True), (r"\textbf{(C)}~\infty", True), (r"\text{(C)} + 1", False), (r"(C) \cdot 2", False), ("(C) - 1", False)],
+    [
+        (r"\text{(C)} 12", True),
+        (r"(C) -1", True),
+        (r"\textbf{(C)}~\infty", True),
+        (r"\text{(C)} + 1", False),
+        (r"(C) \cdot 2", False),
+        ("(C) - 1", False),
+    ],
 )
 def test_a_letter_that_begins_a_formula_is_no_choice(answer: str, right: bool) -> None:
     assert outcome(answer, r"\text{(C)}").correct is right
