@@ -169,7 +169,7 @@ def show(name: str, overrides: Sequence[str] = (), *, config_dirs: Sequence[str]
     for seat in seats:
         for node in recipe.plan.nodes.get(seat, []):
             print(f"\n{node.path}: {node.target}")
-            doc = (node.fn.__doc__ if not node.stateful else type(node.fn).__doc__) or ""
+            doc = (type(node.fn) if node.stateful and not isinstance(node.fn, type) else node.fn).__doc__ or ""
             for line in doc.strip().splitlines():
                 print(f"    {line.strip()}" if line.strip() else "")
     print("\noptions")
@@ -207,6 +207,10 @@ def check(overrides: Sequence[str], *, config_dirs: Sequence[str] = (), as_json:
 
         benches(recipe, Ask())
     found, said = _findings(recipe, source)
+    if recipe["sampler"] and getattr(source, "path", "generated"):
+        from rlent.run import check_data
+
+        check_data(recipes.build(recipe["sampler"]), source)
     if as_json:
         data = found.to_dict() if found is not None else None
         print(json.dumps({"recipe": recipe.name, "warnings": recipe.warnings, "plan": recipe.plan.lines(), "data": data, "notes": said}))

@@ -20,7 +20,7 @@ from rlent.types import Batch
 from rlent.world import World, merge
 
 _STEP_STREAMS = frozenset(
-    "mask old_entropy old_entropy_t1 old_logp adv reward correct finish status length group sampler_logp sampler_entropy train weight step answer_id".split()
+    "mask old_entropy old_entropy_t1 old_logp adv reward correct finish status length group sampler_logp sampler_entropy train weight step answer_id source policy_logp".split()
 )
 
 

@@ -377,7 +377,9 @@ class Objective:
             _check_finite(grad, f"d(objective)/d({name})", part)
             loss = loss + (grad.to(live[name].dtype) * (live[name] - live[name].detach())).sum()
         keep = {k: v.detach() if isinstance(v, Tensor) else v for k, v in record.items()}
-        keep |= {k: part[k] for k in ("mask", "adv", "weight", "gate", "loss_mask", "old_logp", "look_logp", "train") if k in part}
+        keep |= {
+            k: part[k] for k in ("mask", "adv", "weight", "gate", "loss_mask", "old_logp", "look_logp", "train", "source") if k in part
+        }
         keep |= {k: v for k, v in part.streams.items() if k.endswith("_selected") or k.startswith("effect:")}
         pull = sum((grads[x] for x in {"logp", *self._pulled} if x in grads), torch.zeros_like(coef))
         keep["gradient"] = -pull * max(scale.response_tokens, 1)  # per token, as if the loss were a token mean

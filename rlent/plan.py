@@ -12,6 +12,8 @@ from rlent.seats import SEATS
 from rlent.streams import DRIVER, RULE, STREAMS, When
 
 _LIVE_BASE = ("logp", "entropy")
+_BRINGS = {"demo": "demonstrations", "replay": "replay", "tempered": "tempered"}
+"""The shipped sampler that brings rows of a source."""
 _PROBE_INPUTS = ("logits", "hidden", "target", "unembed", "mask", "tokens", "response")
 
 
@@ -248,6 +250,7 @@ class Plan:
         trainer, sampler = config.get("trainer") or {}, config.get("sampler") or {}
         updates = (trainer.get("minibatches") or 1) * (trainer.get("epochs") or 1)
         present = {n.name for members in self.nodes.values() for n in members}
+        brought = {source for n in self.nodes["sampler"] for source in getattr(n.fn, "brings", ())}
         paths = {n.path for members in self.nodes.values() for n in members}
         for members in self.nodes.values():
             for node in members:
@@ -264,6 +267,8 @@ class Plan:
                 self.warnings.extend(
                     f"{node.path} does nothing here: it needs {other}" for other in card.get("needs") or [] if other not in paths
                 )
+                if (rows := card.get("needs_rows")) and rows not in brought:
+                    self.warnings.append(f"{node.path} finds no {rows} rows here: sampler={_BRINGS.get(rows, '...')} brings them")
                 for other in card.get("conflicts") or []:
                     name, reason = (other.get("name"), other.get("reason", "")) if isinstance(other, Mapping) else (other, "")
                     if name in present:

@@ -95,7 +95,8 @@ class Run:
         self.seed = int(config["seed"])
         _threads(config["scale"])
         self.source = build(config["data"])
-        _ = self.source.train  # what is wrong with the data is said before weights are loaded
+        self.sampler: GroupSampler = build(config["sampler"])
+        check_data(self.sampler, self.source)  # what is wrong with the data is said before weights are loaded
         updates = int(config["trainer"]["minibatches"]) * int(config["trainer"]["epochs"])
         self.policy = Policy.load(
             **loading(config["model"], config["scale"]), optim=config["optim"], steps=self.total, updates_per_step=updates
@@ -118,7 +119,6 @@ class Run:
         self.engine = make_engine(config["engine"], self.policy, self.decode, models)
         self.engine.load(self.policy, 0)
         self._resting = ExitStack()
-        self.sampler: GroupSampler = build(config["sampler"])
         for node in self.plan.nodes["sampler"]:
             node.fn = self.sampler
         self.actor = make_actor(recipe, self.policy, models, world)
@@ -430,8 +430,9 @@ class Run:
     def _begin_ledger(self, batch: Batch) -> None:
         if self.ledger is None:
             return
-        total = sum(self.world.all_gather(len(batch)))
-        everyone = sorted(r for share in self.world.all_gather(batch.row.tolist()) for r in share)
+        drawn = [r for r, source in zip(batch.row.tolist(), batch["source"], strict=True) if source != "demo"]
+        everyone = sorted(r for share in self.world.all_gather(drawn) for r in share)
+        total = len(everyone)
         chosen = {everyone[i] for i in sample_rows(total, min(self.ledger_rows, total), self.seed, self.step)}
         mine = [i for i, r in enumerate(batch.row.tolist()) if r in chosen]
         sample = batch.select(mine)
@@ -529,7 +530,8 @@ class Run:
         known = dict(zip(now.row.tolist(), now["reward"].tolist(), strict=True)) if "reward" in now else {}
         reward = {row: value for share in self.world.gather(known) or [] for row, value in share.items()}
         rows = []
-        for i in range(min(len(scored), int(self.recipe["track"]["samples"]))):
+        sampled = [i for i, source in enumerate(scored["source"]) if source != "demo"]
+        for i in sampled[: int(self.recipe["track"]["samples"])]:
             length = int(scored["length"][i])
             rows.append(
                 {
@@ -621,6 +623,17 @@ class Run:
             return None
         path = self.folder.path / "batches" / f"failed_step_{self.step:06d}_rank{self.world.rank}.safetensors"
         return frozen.save(batch, path)
+
+
+def check_data(sampler: Any, source: Any) -> None:
+    """Read the training problems, and let a sampler that needs more of them than a prompt say what is missing.
+
+    Raises:
+        DataError: they cannot be read, or lack what the sampler needs.
+    """
+    problems = source.train
+    if hasattr(sampler, "check"):
+        sampler.check(problems)
 
 
 def make_actor(recipe: Recipe, policy: Policy, models: Mapping[str, Policy], world: World, kind: type[Actor] = Actor) -> Actor:

@@ -24,7 +24,7 @@ class Seat:
 _BEFORE_CREDIT: frozenset[When] = frozenset({"run", "sample", "look"})
 _STEP: frozenset[When] = _BEFORE_CREDIT | {"credit"}
 _ALL: frozenset[When] = _STEP | {"now", "live"}
-_OUTPUTS = frozenset({"adv", "weight"})
+_OUTPUTS = frozenset({"adv", "weight", "loss_mask"})
 
 SEATS: dict[str, Seat] = {
     s.name: s

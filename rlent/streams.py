@@ -71,6 +71,7 @@ STREAMS: dict[str, Stream] = {
         Stream("token_reward", "[N,T]", "credit", "reward by position; an outcome falls on the last response token"),
         Stream("adv", "[N,T]", "credit", "advantage"),
         Stream("weight", "[N,T]", "credit", "product of the shapes' weights so far"),
+        Stream("loss_mask", "[N,T] bool", "credit", "tokens that the shapes so far have left in the loss; decides its denominator"),
         # now: the current policy, before the update
         Stream("now_logp", "[N,T]", "now", "log-probability under the current policy, before this update"),
         Stream("now_entropy", "[N,T]", "now", "exact entropy under the current policy, before this update"),

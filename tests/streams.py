@@ -43,6 +43,8 @@ def random_batch(seed: int = 0, groups: int = 6, n: int = 4, width: int = 9, *, 
             "old_lp_proxy": (old + 0.2) * mask,
             "correct": torch.rand(rows, generator=g) < 0.4,
             "length": lengths,
+            "reward": torch.randn(rows, generator=g, dtype=torch.float64),
+            "source": ["demo" if i % n == n - 1 else "policy" for i in range(rows)],
         }
     )
 
@@ -51,6 +53,7 @@ def permuted(batch: Batch, order: list[int]) -> Batch:
     """The same rows in another order."""
     index = torch.tensor(order)
     moved = {k: v[index] if isinstance(v, torch.Tensor) and v.ndim and len(v) == len(batch) else v for k, v in batch.streams.items()}
+    moved |= {k: [v[i] for i in order] for k, v in batch.streams.items() if isinstance(v, list)}
     return Batch(moved, batch.row[index])
 
 

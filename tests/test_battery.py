@@ -53,6 +53,8 @@ PAIRS = [
     ["recipe=ttrl", "+shape=clip_cov", "regularize=[entropy]", "control=[adaptive_entropy]"],
     ["recipe=rent", "reward=[rent,format]", "loss=gspo"],
     ["recipe=bupo", "reward=[empo]", "shape=[ettrl_reshaping]"],
+    ["recipe=srft", "loss=clip_higher", "shape=[overlong_filter,clip_cov,srft]", "sampler.most=2"],
+    ["recipe=clipcov", "sampler=demonstrations", "regularize=[demonstration_nll,entropy]", "advantage=dr_grpo"],
 ]
 
 

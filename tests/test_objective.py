@@ -43,6 +43,7 @@ RECIPES = {
     ],
     "positivenll": ["recipe=positivenll"],
     "hapo": ["recipe=hapo"],
+    "srft": ["recipe=srft"],
     "lpreg": ["recipe=lpreg", "shape.lp_reg.rho_neg=0.3", "shape.lp_reg.rho_pos=0.2"],
     "espo": ["recipe=espo", "shape.espo.alpha=0.5"],
     "era": ["recipe=era", "shape.era.h_high=1.2"],

@@ -31,6 +31,7 @@ RECIPES = {
     "aepo": ["recipe=aepo", "control.aepo.target=0.01"],
     "ttrl": ["recipe=ttrl", "sampler.n=6", "sampler.trained=4"],
     "spear": ["recipe=spear", "sampler.buffer=1", "sampler.n=8", "sampler.max_tokens=16", "trainer.steps=3"],
+    "srft": ["recipe=srft", "sampler.prompts=3", "trainer.minibatches=3", "sampler.max_tokens=16"],
     "ares": [
         "recipe=ares",
         "shape=[]",

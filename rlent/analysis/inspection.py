@@ -42,11 +42,11 @@ def values(batch: Batch, own: Played) -> dict[str, np.ndarray[Any, Any]]:
     """Numbers by token [n], over the response tokens in the order of rows and positions."""
     mask = batch["mask"]
     trained = mask & batch["train"][:, None]
-    adv = _wide(own.adv, mask)
+    adv, logp = _wide(own.adv, mask), batch.get("policy_logp", batch["old_logp"])
     found = {
         "entropy": batch["old_entropy"],
-        "probability": batch["old_logp"].exp(),
-        "covariance": token_covariance(batch["old_logp"].double(), adv, trained),
+        "probability": logp.exp(),
+        "covariance": token_covariance(logp.double(), adv, trained),
         "advantage": adv,
         "weight": _wide(own.weight, mask),
         "pull": _wide(own.gradient, mask),

@@ -26,6 +26,7 @@ from rlent.errors import RlentError, UsageError
 from rlent.knobs import Knobs
 from rlent.ledger import entropy_change_terms
 from rlent.meter import Meter
+from rlent.mount import locate
 from rlent.objective import at_the_end
 from rlent.policy.policy import Policy
 from rlent.recipe import Recipe, build
@@ -325,6 +326,7 @@ def _tokens(played: Played, replay: Replay, batch: Batch) -> None:
 def _predict(played: Played, replay: Replay, batch: Batch) -> None:
     """Mean d1 and d2 over the batch's response tokens, as the ledger defines them, from the policy that began the step."""
     before = {k: batch[f"old_{k}"] for k in ("logp", "entropy", "second") if f"old_{k}" in batch}
+    before |= {"logp": batch["policy_logp"]} if "policy_logp" in batch else {}  # rows that bring a log-probability have another old_logp
     if len(before) < 3 and isinstance(replay.actor, ModelActor):
         before = {**replay.actor.measure(batch), **before}
     if len(before) < 3:
@@ -344,4 +346,7 @@ def _notes(recipe: Recipe, source: Source, own: bool) -> list[str]:
         notes.append(f"controllers ({', '.join(n.name for n in recipe.plan.nodes['control'])}) act as in their first step")
     if not own and recipe["sampler"] and recipe["sampler"].get("keep"):
         notes.append("its filter did not choose these groups")
+    brought = getattr(locate(recipe["sampler"]["_target_"]), "brings", ()) if recipe["sampler"] else ()
+    if not own and "demo" in source.batch.get("source", ()) and "demo" not in brought:
+        notes.append("the groups hold demonstrations, which its sampler would not have brought")
     return notes

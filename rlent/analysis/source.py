@@ -20,7 +20,7 @@ from rlent.streams import STREAMS
 from rlent.types import Batch
 from rlent.world import World
 
-_INNER = frozenset({"problem_key", "prompt_ids", "seed"})
+_INNER = frozenset({"problem_key", "prompt_ids", "seed", "policy_logp"})
 
 
 @dataclass

@@ -12,8 +12,10 @@ seed, order of the numbers or size of the training set brings a held-out problem
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
-from functools import cached_property
+from fractions import Fraction
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -132,6 +134,39 @@ def _problem(numbers: tuple[int, ...], target: int) -> Problem:
     given = prompt.partition(":")[0]
     meta = {"numbers": list(numbers), "target": target}
     return Problem(id=prompt, prompt=prompt, gold=f"{target} from {given}", meta=meta, source="countdown")
+
+
+@lru_cache(maxsize=65_536)
+def solution(numbers: tuple[int, ...], target: int) -> str | None:
+    """An expression that uses each number once and equals the target, inner operations in parentheses; None if there is none.
+
+    Every combination is tried, in an order drawn from the problem alone: the same problem has the same solution everywhere, and
+    solutions of different problems do not begin alike.
+    """
+    order = random.Random(prompt_text(numbers, target))
+    hopeless: set[tuple[Fraction, ...]] = set()
+
+    def search(values: list[tuple[str, Fraction]]) -> str | None:
+        if len(values) == 1:
+            return values[0][0] if values[0][1] == target else None
+        seen = tuple(sorted(v for _, v in values))
+        if seen in hopeless:
+            return None
+        moves = [(i, j, op) for i in range(len(values)) for j in range(len(values)) if i != j for op in "+-*/"]
+        order.shuffle(moves)
+        for i, j, op in moves:
+            (left, a), (right, b) = values[i], values[j]
+            if op == "/" and b == 0:
+                continue
+            value = a + b if op == "+" else a - b if op == "-" else a * b if op == "*" else a / b
+            rest = [v for k, v in enumerate(values) if k not in (i, j)]
+            text = f"({left}{op}{right})" if rest else f"{left}{op}{right}"
+            if found := search([*rest, (text, value)]):
+                return found
+        hopeless.add(seen)
+        return None
+
+    return search([(str(n), Fraction(n)) for n in numbers])
 
 
 class CountdownData:

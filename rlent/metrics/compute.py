@@ -35,11 +35,15 @@ class Rows:
     """A batch read as NumPy arrays, rows in the order of their ids, tokens flat in reading order.
 
     `token(name)` are the values [n] at the n response tokens, `row(name)` one value per row [N]; None if there is no such stream.
+    Demonstrations (`source` demo), which no policy has drawn, are left out; with `demo` there is nothing else.
     """
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: Batch, *, demo: bool = False) -> None:
         self.batch = batch
         self.order = batch.row.argsort(stable=True).cpu()
+        if demo or "source" in batch:
+            source = batch.get("source") or [""] * len(batch)
+            self.order = self.order[[(source[i] == "demo") == demo for i in self.order.tolist()]]
         self.mask: Bools = self._ordered(batch["mask"]).bool().numpy()
         self.tokens: Ints = self.mask.sum(1, dtype=np.int64)
         self.of: Ints = np.repeat(np.arange(len(self.mask)), self.tokens)
@@ -76,14 +80,15 @@ class Rows:
 def step_metrics(batch: Batch) -> dict[str, float]:
     """Metrics of a whole step, from its streams; all are optional but `mask`.
 
-    Per token: old_entropy, old_entropy_t1, old_logp, sampler_logp, sampler_entropy, adv, weight, <node>_selected. Per row: reward,
-    reward_<name>, correct, answer_id, finish, status, length, group, train.
+    Per token: old_entropy, old_entropy_t1, old_logp, policy_logp, sampler_logp, sampler_entropy, adv, weight, <node>_selected. Per row:
+    reward, reward_<name>, correct, answer_id, finish, status, length, group, train, source.
     """
     rows = Rows(batch)
     found: dict[str, float] = {"tokens/step": float(rows.tokens.sum())}
     for part in (_entropy, _covariance, _advantage, _reward, _vote, _length, _grader, _mismatch):
         found.update(part(rows))
     found.update(_selections([rows]))
+    found.update(_demonstrations(Rows(batch, demo=True)))
     return found
 
 
@@ -91,7 +96,7 @@ def update_metrics(records: Sequence[Batch]) -> dict[str, float]:
     """Metrics of a step's updates, from one record per minibatch; all streams are optional but `mask`.
 
     Per token: adv, old_logp, logp and entropy (as they were in the update), loss (before weights), weight, gate, pull (-d loss / d logp of
-    the loss alone) and gradient (-d objective / d logp with everything applied, on the scale of a token mean). Per row: train.
+    the loss alone) and gradient (-d objective / d logp with everything applied, on the scale of a token mean). Per row: train, source.
     """
     rows = [Rows(r) for r in records]
     found: dict[str, float] = {}
@@ -112,6 +117,9 @@ def update_metrics(records: Sequence[Batch]) -> dict[str, float]:
         found["pull/abs"] = _mean(size)
         if size.sum() > 0:
             found["pull/pos"] = float(size[gradient > 0].sum() / size.sum())
+    (imitated,) = _trained([Rows(r, demo=True) for r in records], "gradient")
+    if len(imitated) and (total := float(np.abs(imitated).sum() + np.abs(gradient).sum())) > 0:
+        found["demo/pull"] = float(np.abs(imitated).sum()) / total
     alone, applied = _trained(rows, "pull", "gradient")
     if len(alone):
         found["pull/silenced"] = _mean((alone != 0) & (applied == 0))
@@ -345,6 +353,17 @@ def _apart(sampled: Floats | None, old: Floats | None) -> dict[str, float]:
             "mismatch/ratio_min": float(ratio.min()),
             "mismatch/ratio_max": float(ratio.max()),
         }
+
+
+def _demonstrations(rows: Rows) -> dict[str, float]:
+    """What the policy makes of demonstrations; `old_logp` of such a row is its author's, `policy_logp` the policy's."""
+    found: dict[str, float] = {}
+    logp = rows.token("policy_logp" if "policy_logp" in rows.batch else "old_logp")
+    _put(found, "demo/nll", None if logp is None else -logp)
+    for name, values in (("entropy", rows.token("old_entropy")), ("adv", rows.token("adv")), ("reward", rows.row("reward"))):
+        _put(found, f"demo/{name}", values)
+    _put(found, "demo/length", rows.tokens)
+    return found
 
 
 def _selections(rows: Sequence[Rows]) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """One definition for each metric: what it is, in which unit, and how to read it.
 
 A name in angle brackets stands for a family: `cov/top_<share>` covers `cov/top_0.002`. Every name that a run logs is
-here. "Tokens" are response tokens; "trained" ones are those of rows that get a loss. Shares are 0 to 1.
+here. "Tokens" are response tokens; "trained" ones are those of rows that get a loss. Shares are 0 to 1. Demonstrations, which the data
+brings and no policy has drawn, are in `demo/*`, `loss/<name>`, `effect/<node>` and `update/*`, and in nothing else.
 """
 
 from __future__ import annotations
@@ -285,6 +286,36 @@ _TABLE = [
         "temperature",
         "temperature of the second rollout, where the sampler makes one",
         "switching often: entropy is at the target; never: it is far from it",
+    ),
+    # ---- demonstrations ----
+    Metric("demo/count", "count", "demonstrations in the step, each a row in the group of its prompt", "0: nothing is imitated"),
+    Metric("demo/missing", "count", "prompts of the step without a demonstration", "see sampler.field and sampler.missing"),
+    Metric(
+        "demo/long", "count", "demonstrations left out because they have more than sampler.max_tokens tokens", "raise sampler.max_tokens"
+    ),
+    Metric(
+        "demo/refused",
+        "count",
+        "demonstrations that the grader does not accept; left out unless sampler.refused=keep",
+        "above a few: the grader reads other answers than the data's authors meant, or the template asks for another form",
+    ),
+    Metric(
+        "demo/nll",
+        "nats",
+        "mean -log p of the demonstrations' tokens under the policy when the step began",
+        "falling: the policy comes to write like them; far above nll/mean: they are from another world",
+    ),
+    Metric(
+        "demo/entropy", "nats", "mean exact entropy of the policy at the demonstrations' tokens when the step began", "read beside demo/nll"
+    ),
+    Metric("demo/reward", "reward", "mean total reward of the demonstrations", "below the reward of a correct answer: see demo/refused"),
+    Metric("demo/adv", "advantage", "mean advantage over the demonstrations' tokens", "to 0 as the policy gets right what they show"),
+    Metric("demo/length", "tokens", "mean length of the demonstrations, end-of-text included", "read beside length/mean"),
+    Metric(
+        "demo/pull",
+        "share",
+        "share of sum |pull| over all trained tokens that lies on demonstrations, over all updates",
+        "near 1: this is supervised training; near 0: the demonstrations hardly count",
     ),
     Metric("sampler/correct", "share", "share of correct responses, those of discarded prompts included", "accuracy on all prompts"),
     # ---- selections ----

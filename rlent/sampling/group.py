@@ -52,10 +52,11 @@ class GroupSampler:
     Its fields are its options. A sampler that builds on it is a dataclass of keywords, too, and has these options beside its own.
 
     `faithful` says that every row is drawn from the policy as it is, at `temperature`, so that `sampler_logp` and `sampler_entropy`
-    are the policy's (`trainer.look_back=sampler`). It is not inherited.
+    are the policy's (`trainer.look_back=sampler`). It is not inherited. `brings` names the sources of the rows that it adds to the policy's.
     """
 
     faithful: ClassVar = True
+    brings: ClassVar[tuple[str, ...]] = ()
 
     prompts: PositiveCount
     n: PositiveCount
@@ -177,6 +178,13 @@ def rollout_batch(answers: Responses, verdicts: Sequence[Verdict], *, first_grou
         if all(isinstance(value, int | float) for value in each):
             streams[name] = torch.tensor(each, dtype=torch.float32)
     return Batch(streams, first_group * answers.n + torch.arange(rows))
+
+
+def blank(value: Any, rows: int, width: int) -> Any:
+    """A stream like `value` for `rows` rows of `width` positions that have nothing to say in it; plain numbers as they are."""
+    if isinstance(value, Tensor) and value.ndim:
+        return value.new_zeros((rows, width) if value.ndim > 1 else rows)
+    return [None] * rows if isinstance(value, list) else value
 
 
 def totals(rollouts: Rollouts) -> list[tuple[str, float, int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from rlent import noise
 from rlent.engine.base import Engine
 from rlent.options import Count, NonNegative, PositiveCount
 from rlent.sampling.buffer import Item, TrajectoryBuffer
-from rlent.sampling.group import Desk, GroupSampler, Source
+from rlent.sampling.group import Desk, GroupSampler, Source, blank
 from rlent.types import Batch, Problem, Verdict
 from rlent.world import merge
 
@@ -29,6 +29,8 @@ class ReplaySampler(GroupSampler):
     A replayed row has `source` replay, `own` True, `own_logp` [T] as it was sampled, and `replay_adv` [N], its advantage against what
     groups have earned so far. The buffer is filled from the rewards of this step, which must not read the policy's numbers.
     """
+
+    brings: ClassVar = ("replay",)
 
     buffer: PositiveCount
     tolerance: Count
@@ -94,12 +96,10 @@ class ReplaySampler(GroupSampler):
                 streams[name] = padded(name, value)
             elif name in _NUMBERS:
                 streams[name] = torch.tensor([d[name] for d in data], dtype=value.dtype)
-            elif isinstance(value, list):
-                streams[name] = [d[name] if name in _PLAIN else None for d in data]
-            elif isinstance(value, Tensor) and value.ndim:
-                streams[name] = value.new_zeros((len(data), width) if value.ndim > 1 else len(data))
+            elif name in _PLAIN:
+                streams[name] = [d[name] for d in data]
             else:
-                streams[name] = value
+                streams[name] = blank(value, len(data), width)
         every = torch.ones(len(data), dtype=torch.bool)
         streams |= {
             "mask": torch.arange(width) < lengths[:, None],

@@ -22,6 +22,7 @@ class TemperedSampler(GroupSampler):
     """
 
     turnable: ClassVar = ("heat",)
+    brings: ClassVar = ("tempered",)
 
     share: Share
     heat: Positive

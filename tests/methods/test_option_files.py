@@ -295,6 +295,8 @@ NUMBERS = {
     "reward.ares.window": 4,
     "decode.ettrl_tree.forks": 2,
     "decode.ettrl_tree.branches": 2,
+    "shape.srft.scale": 0.1,
+    "regularize.demonstration_nll.coef": 0.5,
     "shape.spear.most": 1.0,
     "shape.spear.rise": 200.0,
     "shape.spear_clip.fraction": 0.02,

@@ -22,7 +22,7 @@ from rlent.world import World, merge
 OPTIONS = {"prompts": 2, "n": 3, "temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_tokens": 8, "keep": None, "rounds": 1}
 
 
-@pytest.mark.parametrize("name", ["group", "reference", "replay", "tempered", "vote"])
+@pytest.mark.parametrize("name", ["demonstrations", "group", "reference", "replay", "tempered", "vote"])
 def test_every_sampler_has_the_options_of_the_group_sampler_with_their_ranges(name: str) -> None:
     with pytest.raises(RecipeError) as caught:
         load([f"sampler={name}", "sampler.n=0", "sampler.top_p=0", "sampler.rounds=2.5", "sampler.temperature=-1"])
