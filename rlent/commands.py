@@ -207,10 +207,9 @@ def check(overrides: Sequence[str], *, config_dirs: Sequence[str] = (), as_json:
 
         benches(recipe, Ask())
     found, said = _findings(recipe, source)
-    if recipe["sampler"] and getattr(source, "path", "generated"):
-        from rlent.run import check_data
-
-        check_data(recipes.build(recipe["sampler"]), source)
+    sampler = recipes.build(recipe["sampler"]) if recipe["sampler"] else None
+    if hasattr(sampler, "check_problems") and getattr(source, "path", "generated"):  # else they would be fetched
+        sampler.check_problems(source.train)
     if as_json:
         data = found.to_dict() if found is not None else None
         print(json.dumps({"recipe": recipe.name, "warnings": recipe.warnings, "plan": recipe.plan.lines(), "data": data, "notes": said}))
@@ -237,7 +236,9 @@ def _findings(recipe: Recipe, source: Any) -> tuple[Any, list[str]]:
     if found is None:
         return None, said
     source.settle(found)
-    trained = "an evaluation set: no recipe trains on it" if source.use == "evaluate" else f"{len(source.train)} to train on"
+    trained = (
+        "an evaluation set: no recipe trains on it" if getattr(source, "use", "train") == "evaluate" else f"{len(source.train)} to train on"
+    )
     return found, [f"{found.name}: {found.problems} problems, {trained}, {found.held_out} held out", *found.lines(), *said]
 
 

@@ -96,7 +96,9 @@ class Run:
         _threads(config["scale"])
         self.source = build(config["data"])
         self.sampler: GroupSampler = build(config["sampler"])
-        check_data(self.sampler, self.source)  # what is wrong with the data is said before weights are loaded
+        problems = self.source.train  # what is wrong with the data is said before weights are loaded
+        if hasattr(self.sampler, "check_problems"):
+            self.sampler.check_problems(problems)
         updates = int(config["trainer"]["minibatches"]) * int(config["trainer"]["epochs"])
         self.policy = Policy.load(
             **loading(config["model"], config["scale"]), optim=config["optim"], steps=self.total, updates_per_step=updates
@@ -623,17 +625,6 @@ class Run:
             return None
         path = self.folder.path / "batches" / f"failed_step_{self.step:06d}_rank{self.world.rank}.safetensors"
         return frozen.save(batch, path)
-
-
-def check_data(sampler: Any, source: Any) -> None:
-    """Read the training problems, and let a sampler that needs more of them than a prompt say what is missing.
-
-    Raises:
-        DataError: they cannot be read, or lack what the sampler needs.
-    """
-    problems = source.train
-    if hasattr(sampler, "check"):
-        sampler.check(problems)
 
 
 def make_actor(recipe: Recipe, policy: Policy, models: Mapping[str, Policy], world: World, kind: type[Actor] = Actor) -> Actor:

@@ -42,7 +42,7 @@ class DemonstrationSampler(GroupSampler):
     missing: Literal["stop", "skip"]
     refused: Literal["drop", "keep"]
 
-    def check(self, problems: Problems) -> None:
+    def check_problems(self, problems: Problems) -> None:
         """Refuse training problems without demonstrations, before anything is loaded.
 
         Raises:

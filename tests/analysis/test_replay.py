@@ -31,6 +31,7 @@ OWN = {
     "kl": ["recipe=kl", "regularize.kl.coef=0.2"],
     "aent": ["recipe=aent"],
     "one update": ["recipe=grpo", "trainer.minibatches=1"],
+    "srft": ["recipe=srft", "sampler.max_tokens=12"],
 }
 
 

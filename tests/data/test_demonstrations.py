@@ -56,8 +56,8 @@ def test_every_countdown_problem_has_a_right_solution_that_is_always_the_same() 
 
 def test_a_target_that_cannot_be_reached_has_no_solution_and_needs_no_division_by_zero() -> None:
     assert solution((1, 1, 1), 99) is None
-    assert solution((1, 1, 5), 0) is None  # (1-1)*5 is 0 ...
-    assert solution((3, 3), 1) == "3/3"
+    assert solution((1, 2), 0) is None and solution((3, 3), 1) == "3/3"
+    assert solution((2, 2, 4), 7) is None  # 4/(2-2) is tried on the way
 
 
 def test_a_set_without_demonstrations_is_refused_with_the_fields_it_has(tmp_path: Path) -> None:

@@ -120,7 +120,8 @@ def test_the_composed_recipe_is_the_formula_in_value_and_gradient_however_it_is_
 def test_a_minibatch_without_one_kind_has_the_other_terms_alone(lacks, reward, source):
     batch = minibatch(2)
     batch = batch.with_(reward=torch.full_like(batch["reward"], reward))
-    batch = batch.with_(source=["demo"] * len(batch)) if source == "demo" else batch
+    if source == "demo":
+        batch = batch.with_(source=["demo"] * len(batch), old_logp=torch.zeros_like(batch["old_logp"]))
     want, slope = by_the_formula(batch)
     value, gradient, _ = through_the_objective(batch, [list(range(24))])
     assert value == pytest.approx(want, rel=1e-9)

@@ -50,7 +50,8 @@ def test_every_group_has_the_solution_of_its_problem_as_the_policy_would_write_i
 
 def test_numbers_of_the_policy_are_those_of_a_run_without_demonstrations(tmp_path: Path) -> None:
     common = ["trainer.steps=1", "trainer.minibatches=1", *WIDE]
-    (ours,) = rows(train(tmp_path / "demo", "recipe=srft", *common))
+    run = train(tmp_path / "demo", "recipe=srft", *common, "track.ledger.rows=100", "track.samples=100", "track.samples_every=1")
+    (ours,) = rows(run)
     (theirs,) = rows(train(tmp_path / "plain", "recipe=srft", "sampler=group", *common))
     families = "entropy nll reward correct group length finish grader mismatch tokens sampler ratio kl".split()
     same = [k for k in theirs if k.split("/")[0] in families]
@@ -60,6 +61,8 @@ def test_numbers_of_the_policy_are_those_of_a_run_without_demonstrations(tmp_pat
         assert ours[key] == pytest.approx(theirs[key], rel=1e-4, abs=1e-5), key
     assert ours["demo/count"] == 4 and not [k for k in theirs if k.startswith("demo/")]
     assert ours["adv/mean"] < theirs["adv/mean"] or ours["adv/std"] != theirs["adv/std"]
+    assert json.loads((run / "budget.jsonl").read_text())["tokens"] == ours["tokens/step"]  # the ledger's rows are the policy's
+    assert len((run / "samples.jsonl").read_text().splitlines()) == 16
     assert 0 < ours["demo/pull"] < 1 and ours["demo/reward"] == 1 and ours["demo/nll"] > 0
 
 
