@@ -1,7 +1,7 @@
 """The arena: every method on the same task with the same budget, and one table.
 
 A job is one recipe with one seed: `rlent train`, then `rlent eval` on the held-out problems, each a process of its own with
-one thread. Jobs are ordered seed by seed, so that an arena that is not finished compares all methods on fewer seeds rather than
+one thread (`rlent.warm`). Jobs are ordered seed by seed, so that an arena that is not finished compares all methods on fewer seeds rather than
 fewer methods on all. A job that was stopped is resumed, one that failed is tried again by the same command; the others go on.
 
     OUT/arena.json              the settings, then the table (see `summary`)
@@ -17,7 +17,6 @@ import json
 import os
 import queue
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -37,6 +36,7 @@ from rlent.eval.plot import clean, colours, figure_of, finish, read_metrics, ser
 from rlent.eval.result import Evaluation
 from rlent.math.passk import bootstrap_interval, paired_bootstrap
 from rlent.recipe import groups, load
+from rlent.warm import Warm
 
 BASE = "grpo"
 LAST_SHARE = 0.05
@@ -47,14 +47,14 @@ LAST_SHARE = 0.05
 class Settings:
     """The budget every method gets. `overrides` apply to all jobs."""
 
-    steps: int = 300
+    steps: int = 200
     n: int = 128
     k: int = 64
     problems: int = 128
     overrides: tuple[str, ...] = ()
 
 
-QUICK = Settings(steps=40, n=16, k=16, problems=32)
+QUICK = Settings(steps=40, n=16, k=16, problems=32, overrides=("sampler.prompts=4", "sampler.n=8", "track.keep_batches=0"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ class Runner:
     def __init__(self, out: Path, settings: Settings, config_dirs: Sequence[str], workers: int) -> None:
         self.out, self.settings, self.workers = out, settings, workers
         self.dirs = [argument for d in config_dirs for argument in ("--config-dir", str(Path(d).resolve()))]
-        self.children: set[subprocess.Popen[bytes]] = set()
+        self.children: set[int] = set()
         self.lock = threading.Lock()
         self.stopped = False
 
@@ -120,18 +120,20 @@ class Runner:
 
         def work() -> None:
             nonlocal left
+            warm = Warm({**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"})
             while not self.stopped:
                 try:
                     job = waiting.get_nowait()
                 except queue.Empty:
-                    return
+                    break
                 began = time.monotonic()
-                failure = self.do(job)
+                failure = self.do(warm, job)
                 with self.lock:
                     left -= 1
                     if not self.stopped:
                         said = f"failed: {failure.splitlines()[-1][:200]}" if failure else "done"
                         print(f"{job.recipe} seed {job.seed}: {said} ({time.monotonic() - began:.0f} s, {left} to go)", flush=True)
+            warm.close()
 
         threads = [threading.Thread(target=work) for _ in range(self.workers)]
         for thread in threads:
@@ -145,10 +147,10 @@ class Runner:
         with self.lock:
             for child in self.children:
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(child.pid, signal.SIGTERM)  # not `send_signal`, which might take the exit status from `call`
+                    os.kill(child, signal.SIGTERM)
         self.stopped = True
 
-    def do(self, job: Job) -> str | None:
+    def do(self, warm: Warm, job: Job) -> str | None:
         """Train and evaluate; returns why it failed."""
         folder = job.folder(self.out)
         about = json.loads(job.record(self.out).read_text()) if job.record(self.out).is_file() else {}
@@ -159,7 +161,7 @@ class Runner:
                 return f"'{folder}' is not a run; remove it"
             resume = state != "new"
             command = ["train", *self.dirs, *(["--resume", str(folder)] if resume else training(job, self.settings, self.out))]
-            code, error, seconds = self.call(command, job)
+            code, error, seconds = self.call(warm, command, job)
             about["seconds"] += seconds
             if _state(folder) != "finished":
                 return self.keep(job, about, error or f"exit code {code}")
@@ -167,7 +169,7 @@ class Runner:
             s = self.settings
             sizes = ["--pass-at-k", str(s.k), "--n", str(s.n), "--problems", str(s.problems)]
             command = ["eval", *self.dirs, f"run={folder}", *sizes, "--out", str(job.evaluation(self.out)), "--json"]
-            code, error, seconds = self.call(command, job)
+            code, error, seconds = self.call(warm, command, job)
             if code:
                 return self.keep(job, about, error or f"exit code {code}")
         return self.keep(job, about, None)
@@ -176,27 +178,28 @@ class Runner:
         write_json(job.record(self.out), {**about, "failure": None if self.stopped else failure})
         return failure
 
-    def call(self, arguments: Sequence[str], job: Job) -> tuple[int, str, float]:
+    def call(self, warm: Warm, arguments: Sequence[str], job: Job) -> tuple[int, str, float]:
         """Exit code, the last lines of what went wrong, and processor seconds of a child with one thread."""
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
         log = job.record(self.out).with_suffix(".log")
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as file:
+        mine: list[int] = []
+
+        def began(pid: int) -> None:
             with self.lock:
+                mine.append(pid)
+                self.children.add(pid)
                 if self.stopped:
-                    return 130, "stopped", 0.0
-                child = subprocess.Popen(
-                    [sys.executable, "-m", "rlent", *arguments], env=environment, stdout=file, stderr=file, start_new_session=True
-                )
-                self.children.add(child)
-            try:
-                _, status, usage = os.wait4(child.pid, 0)
-                child.returncode = os.waitstatus_to_exitcode(status)
-            finally:
-                with self.lock:
-                    self.children.discard(child)
-        tail = log.read_text(errors="replace").strip().splitlines()[-12:] if child.returncode else []
-        return child.returncode, "\n".join(tail), usage.ru_utime + usage.ru_stime
+                    os.kill(pid, signal.SIGTERM)
+
+        if self.stopped:
+            return 130, "stopped", 0.0
+        try:
+            code, seconds = warm.call(arguments, log, began)
+        finally:
+            with self.lock:
+                self.children.difference_update(mine)
+        tail = log.read_text(errors="replace").strip().splitlines()[-12:] if code and log.is_file() else []
+        return code, "\n".join(tail), seconds
 
 
 def _state(folder: Path) -> str:

@@ -270,7 +270,10 @@ def arena(names: Sequence[str], *, sizes: Mapping[str, Any], quick: bool = False
 
     from rlent import arena as ground
 
-    settings = replace(ground.QUICK if quick else ground.Settings(), **{k: v for k, v in sizes.items() if v is not None})
+    settings = ground.QUICK if quick else ground.Settings()
+    given = {k: v for k, v in sizes.items() if v is not None}
+    given["overrides"] = (*settings.overrides, *given.get("overrides", ()))
+    settings = replace(settings, **given)
     return ground.main(names, settings=settings, quick=quick, **options)
 
 

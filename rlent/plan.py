@@ -60,6 +60,8 @@ class Plan:
         plan._collect(models)
         plan.from_sampler = trainer.get("look_back") == "sampler"
         problems.extend(plan._departures(config))
+        if not plan.needs_look:
+            plan.live.add("entropy")  # what the step's entropy is measured from
         plan._check_knobs(problems)
         plan._check_probes(problems)
         plan._check_decode(models, problems)

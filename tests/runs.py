@@ -32,9 +32,9 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "rlent", *arguments]
 
 
-def rlent(*arguments: str, check: bool = True, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def rlent(*arguments: str, check: bool = True, cwd: Path | None = None, limit: float = 600) -> subprocess.CompletedProcess[str]:
     """Run `rlent ...` in a process of its own."""
-    done = subprocess.run(command(*arguments), env=environment(), capture_output=True, text=True, timeout=600, cwd=cwd)
+    done = subprocess.run(command(*arguments), env=environment(), capture_output=True, text=True, timeout=limit, cwd=cwd)
     assert not check or done.returncode == 0, f"{arguments}: exit {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done
 

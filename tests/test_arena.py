@@ -123,3 +123,16 @@ def test_an_unknown_method_and_too_few_samples_are_refused(tmp_path: Path) -> No
     with pytest.raises(UsageError, match="at least as many samples"):
         arena.main(["grpo"], out=tmp_path / "out", settings=arena.Settings(n=2, k=4))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_quick_trains_and_evaluates_every_method(tmp_path: Path) -> None:
+    rlent("arena", "--quick", "--out", str(tmp_path / "a"), limit=1800)
+    document = json.loads((tmp_path / "a/arena.json").read_text())
+    methods = arena.entries([])
+    assert {r["recipe"] for r in document["rows"]} == {name for name, about in methods.items() if "skip" not in about}
+    assert set(document["missing"]) == {name for name, about in methods.items() if "skip" in about}
+    for row in document["rows"]:
+        assert row["seeds"] == [0] and row["entropy_start"] > 0.1 and 0 <= row["pass@1"]["value"] <= row["pass@16"]["value"] <= 1, row[
+            "recipe"
+        ]

@@ -62,6 +62,14 @@ PAIRS = [
 def test_methods_of_different_seats_train_together(overrides: list[str], run_dir: Path) -> None:
     train(run_dir, *overrides, "trainer.steps=2")
     assert all(math.isfinite(v) for row in rows(run_dir) for v in row.values())
+    assert all("entropy/mean" in row for row in rows(run_dir))
+
+
+def test_a_step_of_one_update_measures_its_entropy_in_it(tmp_path: Path) -> None:
+    one, two = (rows(train(tmp_path / f"{m}", f"trainer.minibatches={m}", "trainer.steps=1"))[0] for m in (1, 2))
+    for name in ("entropy/mean", "entropy/seq_mean", "cov/mean"):
+        assert one[name] == pytest.approx(two[name], rel=1e-5), name
+    assert one["entropy/mean"] > 0.1
 
 
 def test_at_coefficient_zero_a_method_is_its_baseline_bit_for_bit(tmp_path: Path) -> None:

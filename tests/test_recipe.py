@@ -193,6 +193,7 @@ def test_the_plan_runs_no_forward_that_nobody_asks_for() -> None:
     plain, once = load(["recipe=grpo"]).plan, load(["recipe=grpo", "trainer.minibatches=1"]).plan
     assert plain.needs_look and not once.needs_look
     assert not plain.now and not plain.models and plain.live == {"logp"}
+    assert once.live == {"logp", "entropy"} and once.grad == {"logp"}, "the entropy of the step is measured in its only update"
     assert load(["recipe=clipcov"]).plan.now == {"logp"}
     assert load(["recipe=kl"]).plan.models == {"ref": {"logp"}}
     assert load(["recipe=siren"]).plan.now == {"nucleus_entropy"}
