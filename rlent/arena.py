@@ -32,7 +32,8 @@ from rlent import __version__
 from rlent.errors import RecipeError, UsageError, did_you_mean
 from rlent.eval.compare import by_seed
 from rlent.eval.folder import write_json
-from rlent.eval.plot import clean, colours, figure_of, finish, read_metrics, series
+from rlent.eval.looks import looks
+from rlent.eval.plot import clean, figure_of, finish, read_metrics, series
 from rlent.eval.result import Evaluation
 from rlent.math.passk import bootstrap_interval, paired_bootstrap
 from rlent.recipe import groups, load
@@ -362,7 +363,8 @@ def picture(document: Mapping[str, Any], out: Path) -> list[Path]:
     """Two panels, methods from top to bottom by pass@k: entropy kept (each seed a dot), and pass@1 and pass@k with intervals."""
     k = document["settings"]["k"]
     rows = sorted(document["rows"], key=lambda r: r[f"pass@{k}"]["value"])
-    tones = colours([BASE, "others"])
+    look = looks([BASE, "klcov"])  # two colours of the palette: the base's, and one for the others
+    tones = {BASE: look[BASE].colour, "others": look["klcov"].colour}
     figure = figure_of(10.4, 1.9 + 0.235 * len(rows))
     left, right = figure.subplots(1, 2, sharey=True)
     for y, row in enumerate(rows):

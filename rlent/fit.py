@@ -8,12 +8,17 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from rlent.errors import DataError, UsageError
 from rlent.folder import RunFolder
 from rlent.math.law import FEW_POINTS, LEVEL, AcrossSizes, Forecast, Law, across_sizes, fit_law, forecast
 from rlent.track.record import read_rows
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 ENTROPY, SCORE = "entropy/mean", "eval/pass@1"
 
@@ -184,7 +189,7 @@ def main(
     sizes = _sizes(fits)
     if predict is not None and sizes is None:
         raise UsageError("--predict needs laws of models of at least two sizes")
-    files = [str(f) for f in _plot(fits, Path(out), y)] if out and any(f.law for f in fits) else []
+    files = [str(f) for f in _plot(fits, sizes, Path(out), y)] if out and any(f.law for f in fits) else []
     if as_json:
         document: dict[str, Any] = {"x": x, "y": y, "level": LEVEL, "runs": [_plain(f) for f in fits], "files": files}
         if sizes is not None:
@@ -217,6 +222,7 @@ def _print(fits: Sequence[Fit], sizes: AcrossSizes | None, predict: float | None
     from rich.table import Table
 
     console = Console()
+    console.width = max(console.width, 110)
     table = Table(title=f"{y} = -a exp({x}) + b", title_justify="left", caption_justify="left")
     table.caption = (
         f"brackets: {LEVEL:.0%} bootstrap over points; forecast: fitted on the first {early:.0%} of the points, error on the rest"
@@ -253,41 +259,73 @@ def _print(fits: Sequence[Fit], sizes: AcrossSizes | None, predict: float | None
             console.print(f"ceiling at N = {predict:.4g}: {sizes.ceiling(predict):.3f}", highlight=False)
 
 
-def _plot(fits: Sequence[Fit], out: Path, y: str) -> list[Path]:
-    """Points and laws: score against entropy."""
-    import numpy as np
+def _million(parameters: float) -> str:
+    return f"{parameters / 1e6:.3g} M" if parameters < 1e9 else f"{parameters / 1e9:.3g} B"
 
-    from rlent.eval.plot import clean, colours, figure_of, finish
 
-    figure = figure_of(6.4, 4.6)
-    axes = figure.subplots()
-    names = {fit.run: Path(fit.run).name for fit in fits}
-    colour = colours(names.values())
-    rows: list[list[Any]] = [["run", "step", "entropy", "score", "law"]]
+def _labels(fits: Sequence[Fit], sizes: AcrossSizes | None) -> dict[str, str]:
+    """What a run is called in the figure: its folder's name; where models of several sizes are fitted, its size."""
+    if sizes is None:
+        return {fit.run: Path(fit.run).name for fit in fits}
+    order = sorted(fits, key=lambda f: f.parameters or 0)
+    return {fit.run: f"{_million(fit.parameters)} parameters" if fit.parameters else Path(fit.run).name for fit in order}
+
+
+def _plot(fits: Sequence[Fit], sizes: AcrossSizes | None, out: Path, y: str) -> list[Path]:
+    """Points and laws: score against entropy; with several sizes also their coefficients against the parameter count."""
+    from rlent.eval.looks import looks
+    from rlent.eval.plot import clean, figure_of, finish
+
+    figure = figure_of(10.4 if sizes else 6.4, 4.6)
+    axes, beside = figure.subplots(1, 2, width_ratios=[1.35, 1]) if sizes else (figure.subplots(), None)
+    names = _labels(fits, sizes)
+    look = looks(names.values())
+    runs = list(names.values())
+    rows: list[list[Any]] = [["run", "parameters", "step", "entropy", "score", "law"]]
     widest = max(h for fit in fits for h in fit.entropy)
-    for index, fit in enumerate(fits):
-        name = names[fit.run]
-        axes.scatter(fit.entropy, fit.score, s=16, color=colour[name], alpha=0.75, linewidths=0, label=name)
-        law = fit.law
-        rows += [[name, s, h, v, "" if law is None else law.at(h)] for s, h, v in zip(fit.steps, fit.entropy, fit.score, strict=True)]
-        if law is not None:
-            grid = np.linspace(0, max(fit.entropy), 80)
-            axes.plot(grid, [law.at(h) for h in grid], color=colour[name], linewidth=1.6)
-            axes.errorbar(
-                [-0.014 * widest * (index + 1)],  # beside each other, left of zero
-                [law.ceiling],
-                yerr=[[max(0.0, law.ceiling - law.ceiling_interval[0])], [max(0.0, law.ceiling_interval[1] - law.ceiling)]],
-                color=colour[name],
-                capsize=3,
-                fmt="o",
-                markersize=4,
-                clip_on=False,
-            )
+    for index, fit in enumerate(sorted(fits, key=lambda f: list(names).index(f.run))):
+        name, law = names[fit.run], fit.law
+        own, first = look[name], runs.index(name) == index
+        label = f"{name}, {runs.count(name)} runs" if runs.count(name) > 1 else name
+        axes.scatter(fit.entropy, fit.score, s=16, color=own.colour, marker=own.marker, alpha=0.6, linewidths=0, label=label if first else None)  # fmt: skip
+        rows += [
+            [Path(fit.run).name, fit.parameters, s, h, v, "" if law is None else law.at(h)]
+            for s, h, v in zip(fit.steps, fit.entropy, fit.score, strict=True)
+        ]
+        if law is None:
+            continue
+        grid = np.linspace(0, max(fit.entropy), 80)
+        axes.plot(grid, [law.at(h) for h in grid], color=own.colour, linestyle=own.dash, linewidth=1.6)
+        bar = [[max(0.0, law.ceiling - law.ceiling_interval[0])], [max(0.0, law.ceiling_interval[1] - law.ceiling)]]
+        style: dict[str, Any] = {"color": own.colour, "capsize": 3, "fmt": own.marker, "markersize": 4.5}
+        axes.errorbar([-0.014 * widest * (index + 1)], [law.ceiling], yerr=bar, clip_on=False, **style)  # beside each other, left of zero
+        if beside is not None and fit.parameters:
+            near = fit.parameters * 1.015 ** (index - runs.index(name) - (runs.count(name) - 1) / 2)  # bars side by side
+            beside.errorbar([near], [law.ceiling], yerr=bar, **style)
     axes.set_xlabel("entropy (nats per token)")
     axes.set_ylabel(y)
     axes.set_xlim(left=-0.014 * widest * (len(fits) + 1.5))
     clean(axes)
     axes.legend(frameon=False)
-    return finish(
-        figure, f"Lines: least squares in exp(entropy). Bars left of 0: the ceilings b - a, {LEVEL:.0%} bootstrap over points.", out, rows
-    )
+    caption = f"Lines: least squares in exp(entropy). Bars left of 0: the ceilings b - a, {LEVEL:.0%} bootstrap over points."
+    if beside is not None and sizes is not None:
+        _sizes_panel(beside, sizes, sorted({f.parameters for f in fits if f.law is not None and f.parameters}))
+        caption += " Right: the same ceilings, and a line in ln N through a and b."
+    return finish(figure, caption, out, rows)
+
+
+def _sizes_panel(axes: Axes, sizes: AcrossSizes, counts: Sequence[int]) -> None:
+    """The ceiling that the lines through a and b give, over the sizes that were fitted."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    from rlent.eval.plot import clean
+
+    grid = np.geomspace(counts[0] * 0.9, counts[-1] * 1.1, 40)
+    axes.plot(grid, [sizes.ceiling(n) for n in grid], color="#7f7f7f", linewidth=1.2, linestyle="--", zorder=1)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(FixedLocator(counts))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda n, _: _million(n)))
+    axes.set_xlabel("parameters without embeddings, N (log scale)")
+    axes.set_ylabel("ceiling b - a")
+    clean(axes)

@@ -6,7 +6,6 @@ Figures are drawn without pyplot: nothing global is touched, and no display is n
 from __future__ import annotations
 
 import csv
-import itertools
 import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlent.errors import DataError
+from rlent.eval.looks import Look, looks
 from rlent.eval.result import LEVEL, Evaluation
 from rlent.track.record import read_rows
 
@@ -28,33 +28,6 @@ Rows = Sequence[Mapping[str, Any]]
 
 ENTROPY = "entropy/mean"
 START = "#7f7f7f"
-
-# Okabe and Ito's colours (2008), told apart by the colour-blind; a marker of its own for each, for print in grey.
-PALETTE = {
-    "#0072b2": "o",  # blue
-    "#d55e00": "s",  # vermilion
-    "#009e73": "^",  # green
-    "#cc79a7": "D",  # purple
-    "#e69f00": "v",  # orange
-    "#56b4e9": "P",  # sky blue
-    "#000000": "X",  # black
-}
-KEPT = {"grpo": "#d55e00", "klcov": "#0072b2", "clipcov": "#009e73", "entropybonus": "#cc79a7", "dapo": "#e69f00"}
-
-
-def colours(names: Iterable[str]) -> dict[str, str]:
-    """A colour for each name, the same in every figure for the methods in `KEPT`; others take what is free, in order."""
-    names = list(dict.fromkeys(names))
-    chosen: dict[str, str] = {}
-    for name in names:
-        word = "".join(c for c in name.lower() if c.isalnum())
-        kept = next((colour for method, colour in KEPT.items() if word == method), None)
-        if kept is not None and kept not in chosen.values():
-            chosen[name] = kept
-    free = [c for c in PALETTE if c not in chosen.values()]
-    for name, colour in zip((n for n in names if n not in chosen), itertools.cycle(free or PALETTE), strict=False):
-        chosen[name] = colour
-    return {name: chosen[name] for name in names}
 
 
 def read_metrics(path: Path | str) -> list[dict[str, Any]]:
@@ -91,13 +64,14 @@ def clean(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def _pass_panel(axes: Axes, evals: Mapping[str, Evaluation], start: Evaluation | None, colour: Mapping[str, str]) -> None:
+def _pass_panel(axes: Axes, evals: Mapping[str, Evaluation], start: Evaluation | None, look: Mapping[str, Look]) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     lines: list[tuple[str, Evaluation, dict[str, Any]]] = []
     if start is not None:
         lines.append((start.label or "start", start, {"color": START, "linestyle": "--", "marker": None, "zorder": 2}))
-    lines += [(name, e, {"color": colour[name], "marker": PALETTE[colour[name]], "zorder": 3}) for name, e in evals.items()]
+    for name, e in evals.items():
+        lines.append((name, e, {"color": look[name].colour, "linestyle": look[name].dash, "marker": look[name].marker, "zorder": 3}))
     ticks: set[int] = set()
     for name, evaluation, style in lines:
         ks = list(evaluation.pass_at_k)
@@ -116,7 +90,7 @@ def _pass_panel(axes: Axes, evals: Mapping[str, Evaluation], start: Evaluation |
     clean(axes)
 
 
-def _sets_panel(axes: Axes, reports: Sequence[Report], names: Sequence[str], colour: Mapping[str, str]) -> None:
+def _sets_panel(axes: Axes, reports: Sequence[Report], names: Sequence[str], look: Mapping[str, Look]) -> None:
     places = [*names, *reports[0].means]
     step = min(0.16, 0.7 / len(reports))
     highest = 0.0
@@ -128,7 +102,8 @@ def _sets_panel(axes: Axes, reports: Sequence[Report], names: Sequence[str], col
         highs = [p.value if math.isnan(p.high) else p.high for p in points]
         highest = max(highest, *highs)
         spread = [[v - x for v, x in zip(values, lows, strict=True)], [x - v for v, x in zip(values, highs, strict=True)]]
-        style: dict[str, Any] = {"color": colour[r.label], "marker": PALETTE[colour[r.label]], "markersize": 5.5, "linestyle": "none"}
+        own = look[r.label]
+        style: dict[str, Any] = {"color": own.colour, "marker": own.marker, "markersize": 5.5, "linestyle": "none"}
         axes.errorbar(at, values, yerr=spread, label=r.label, elinewidth=1.4, capsize=2.5, zorder=3, clip_on=False, **style)
     axes.axvline(len(names) - 0.5, color="#9a9a9a", linewidth=0.8, linestyle=":")
     axes.set_xticks(range(len(places)), [p.replace("_", "\n", 1) if p in reports[0].means else p.replace("_", "_\n", 1) for p in places])
@@ -142,7 +117,7 @@ def _sets_panel(axes: Axes, reports: Sequence[Report], names: Sequence[str], col
         axes.legend(frameon=False, loc="best", fontsize=9)
 
 
-def _entropy_panel(axes: Axes, runs: Mapping[str, Rows], colour: Mapping[str, str], smooth: int) -> None:
+def _entropy_panel(axes: Axes, runs: Mapping[str, Rows], look: Mapping[str, Look], smooth: int) -> None:
     highest = 0.0
     for name, rows in runs.items():
         steps, values = series(rows)
@@ -151,15 +126,16 @@ def _entropy_panel(axes: Axes, runs: Mapping[str, Rows], colour: Mapping[str, st
         highest = max(highest, *values)
         wide = smooth > 1 and len(values) > 2 * smooth
         if wide:
-            axes.plot(steps, values, color=colour[name], alpha=0.25, linewidth=0.8)
+            axes.plot(steps, values, color=look[name].colour, alpha=0.25, linewidth=0.8)
         every = max(1, len(steps) // 6)
         axes.plot(
             steps,
             running_mean(values, smooth) if wide else values,
             label=name,
-            color=colour[name],
+            color=look[name].colour,
+            linestyle=look[name].dash,
             linewidth=1.8,
-            marker=PALETTE[colour[name]],
+            marker=look[name].marker,
             markersize=4.5,
             markevery=(every // 2, every),
         )
@@ -273,7 +249,7 @@ def plot_pass_at_k(
         raise DataError("no evaluation to plot")
     figure = figure_of(6.4, 4.6)
     axes = figure.add_subplot()
-    _pass_panel(axes, named, start, colours(named))
+    _pass_panel(axes, named, start, looks(named))
     axes.set_title(title or "pass@k", loc="left", fontsize=11, fontweight="bold")
     axes.legend(frameon=False, loc="best")
     shown = [*([start] if start is not None else []), *named.values()]
@@ -292,17 +268,17 @@ def plot_sets(reports: Sequence[Report], out: Path, *, title: str = "", caption:
         raise DataError("no sets to plot")
     names = [name for name in reports[0].sets if all(name in r.sets for r in reports)]
     sampled = [name for name in names if all(r.sets[name].ladder[-1] > 1 for r in reports)]
-    colour = colours(r.label for r in reports)
+    look = looks(r.label for r in reports)
     columns = min(4, len(sampled))
     lines = -(-len(sampled) // columns) if sampled else 0
     figure = figure_of(max(7.0, 1.15 * (len(names) + 2)), 4.2 + 2.7 * lines)
     grid = figure.add_gridspec(1 + lines, max(1, columns), height_ratios=[1.35] + [1.0] * lines)
     top = figure.add_subplot(grid[0, :])
-    _sets_panel(top, reports, names, colour)
+    _sets_panel(top, reports, names, look)
     top.set_title(title or "avg@n by set", loc="left", fontsize=11, fontweight="bold")
     for i, name in enumerate(sampled):
         axes = figure.add_subplot(grid[1 + i // columns, i % columns])
-        _pass_panel(axes, {r.label: r.sets[name] for r in reports}, None, colour)
+        _pass_panel(axes, {r.label: r.sets[name] for r in reports}, None, look)
         axes.set_title(f"pass@k on {name}", loc="left", fontsize=10)
         axes.set_xlabel("k (log scale)")
         axes.set_ylabel("share solved" if i % columns == 0 else "")
@@ -343,12 +319,12 @@ def curves(
     """
     if not runs or not evals:
         raise DataError("curves need at least one run and one evaluation")
-    colour = colours([*runs, *evals])
+    look = looks([*runs, *evals])
     figure = figure_of(10.4, 4.5)
     left, right = figure.subplots(1, 2)
-    _entropy_panel(left, runs, colour, smooth)
+    _entropy_panel(left, runs, look, smooth)
     left.set_title("Entropy while training", loc="left", fontsize=11, fontweight="bold")
-    _pass_panel(right, evals, start, colour)
+    _pass_panel(right, evals, start, look)
     right.set_title("pass@k after training", loc="left", fontsize=11, fontweight="bold")
     right.legend(frameon=False, loc="best")
     if not set(runs) <= set(evals):

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rlent.eval.looks import Look
 from rlent.eval.plot import running_mean
 from rlent.fit import interventions, pairs
 from rlent.math.law import fit_law
 from rlent.metrics import explain
 from rlent.report import compare
 from rlent.report.collect import Collection, Method, RunData, Tree
-from rlent.report.style import MUTED, Drawn, Look, legend, sheet
+from rlent.report.style import MUTED, Drawn, legend, sheet
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,7 +47,7 @@ def _handles(looks: Mapping[str, Look], labels: Sequence[str], counts: Mapping[s
                 color=look.colour,
                 linestyle=look.dash,
                 linewidth=1.9,
-                marker=look.marker if marker else None,
+                marker=look.marker if marker or not look.plain else None,
                 markersize=5,
                 label=text,
             )
@@ -72,8 +73,8 @@ def curve(axes: Axes, runs: Sequence[RunData], metric: str, look: Look, *, smoot
     shown = [running_mean(v, smooth) for v in (mean, low, high)] if wide else [mean, low, high]
     if len(runs) > 1:
         axes.fill_between(steps, shown[1], shown[2], color=look.colour, alpha=0.16, linewidth=0)
-    marker = look.marker if len(steps) == 1 else None
-    axes.plot(steps, shown[0], color=look.colour, linestyle=look.dash, linewidth=1.7, marker=marker, markersize=4)
+    marks = {"marker": look.marker, "markersize": 4} if len(steps) == 1 else look.sparse(len(steps))
+    axes.plot(steps, shown[0], color=look.colour, linestyle=look.dash, linewidth=1.7, **marks)
     return [list(row) for row in zip(steps, mean, low, high, strict=True)]
 
 
@@ -408,7 +409,7 @@ def _branch(axes: Axes, runs: Sequence[RunData], metric: str, step: int, look: L
         axes.fill_between(
             x, _smooth([low[i] for i in after]), _smooth([high[i] for i in after]), color=look.colour, alpha=0.15, linewidth=0
         )
-    axes.plot(x, _smooth([mean[i] for i in after]), color=look.colour, linestyle=look.dash, linewidth=1.7)
+    axes.plot(x, _smooth([mean[i] for i in after]), color=look.colour, linestyle=look.dash, linewidth=1.7, **look.sparse(len(x)))
     return [[metric, label, "value", steps[i], mean[i], low[i], high[i]] for i in after]
 
 
@@ -426,5 +427,5 @@ def _paired_branch(axes: Axes, trees: Sequence[Tree], label: str, base: str, met
     mean, low, high = [math.fsum(v) / len(v) for v in values], [min(v) for v in values], [max(v) for v in values]
     if len(found) > 1:
         axes.fill_between(steps, _smooth(low), _smooth(high), color=look.colour, alpha=0.15, linewidth=0)
-    axes.plot(steps, _smooth(mean), color=look.colour, linestyle=look.dash, linewidth=1.7)
+    axes.plot(steps, _smooth(mean), color=look.colour, linestyle=look.dash, linewidth=1.7, **look.sparse(len(steps)))
     return [[metric, label, f"minus {base}", s, m, lo, hi] for s, m, lo, hi in zip(steps, mean, low, high, strict=True)]

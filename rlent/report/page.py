@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import math
 from collections.abc import Sequence
 from html import escape
 
-from rlent.report.style import SHADES, Drawn, Look, variable
+from rlent.eval.looks import Look
+from rlent.report.style import SHADES, Drawn, variable
 
 LIGHT = ("--paper: #ffffff; --ink: #1b1f24; --muted: #5b6470; --grid: #e3e6ea; --soft: #f5f6f8; --link: #0b5cad; ") + "".join(
     f"{name}: {light}; " for light, (name, _) in SHADES.items()
@@ -35,7 +37,7 @@ th { font-weight: 600; color: var(--muted); }
 th.text, th:first-child, td:first-child { text-align: left; }
 .text { text-align: left; white-space: normal; }
 td .low { display: block; color: var(--muted); font-size: 12.5px; }
-.swatch { display: inline-block; width: 11px; height: 11px; border-radius: 2px; margin-right: 7px; }
+.swatch { display: inline-block; width: 11px; height: 11px; border-radius: 2px; margin-right: 7px; print-color-adjust: exact; }
 code, pre { font: 13px/1.45 ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; }
 pre { background: var(--soft); padding: 10px 12px; overflow-x: auto; border-radius: 4px; white-space: pre-wrap; }
 ul { margin: 4px 0 10px; padding-left: 20px; }
@@ -95,9 +97,14 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def named(label: str, look: Look | None) -> str:
-    """A method's name with its colour."""
+    """A method's name with its colour; where colours come again, with its dash, too."""
     colour = "var(--muted)" if look is None else variable(look.colour)
-    return f'<span class="swatch" style="background:{colour}"></span>{escape(label)}'
+    style = f"background:{colour}"
+    if look is not None and look.dash != "-":
+        ends = list(itertools.accumulate(look.dash[1]))
+        bars = zip([colour, "transparent"] * len(ends), [0, *ends], ends, strict=False)
+        style = f"width:24px;background:repeating-linear-gradient(90deg,{','.join(f'{c} {a}px {b}px' for c, a, b in bars)})"
+    return f'<span class="swatch" style="{style}"></span>{escape(label)}'
 
 
 def number(value: float, digits: int = 3, low: float = math.nan, high: float = math.nan, sign: bool = False) -> str:

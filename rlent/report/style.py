@@ -1,18 +1,14 @@
-"""How a report looks: one colour and dash for each method in every figure, and figures whose ink follows the page (light, dark, print)."""
+"""How a report looks: figures whose ink follows the page (light, dark, print)."""
 
 from __future__ import annotations
 
 import csv
 import io
-import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
-
-from rlent.eval.plot import KEPT, PALETTE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,40 +32,6 @@ def variable(colour: str) -> str:
     """How a page writes a colour, so that it follows light and dark."""
     inks = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)"}
     return inks.get(colour) or (f"var({SHADES[colour][0]})" if colour in SHADES else colour)
-
-
-DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
-
-
-@dataclass(frozen=True)
-class Look:
-    """A method's colour, marker and dash."""
-
-    colour: str
-    marker: str
-    dash: Any
-
-
-def looks(labels: Iterable[str]) -> dict[str, Look]:
-    """A look for each label. A method has the colour of its name, whatever else is in the figure, unless another one has it already.
-
-    Okabe and Ito's colours; methods beyond the seven, and variants of one recipe, are told apart by the dash.
-    """
-    names = list(dict.fromkeys(labels))
-    taken: dict[tuple[str, int], str] = {}
-    for name in sorted(names, key=lambda n: (n not in KEPT, names.index(n))):
-        word = name.split()[0]
-        wanted = KEPT.get(word) or list(PALETTE)[blake2b(word.encode(), digest_size=2).digest()[0] % len(PALETTE)]
-        own = word in KEPT and any(word == n.split()[0] for n in names)
-        colours = [wanted] if own else [wanted, *(c for c in PALETTE if c != wanted and c not in [KEPT.get(n.split()[0]) for n in names])]
-        choices = itertools.chain(
-            ((c, 0) for c in colours),
-            ((c, d) for d in range(1, len(DASHES)) for c in colours),
-            ((c, d) for d in range(4, 99) for c in PALETTE),
-        )
-        taken[next(c for c in choices if c not in taken)] = name
-    chosen = {name: Look(colour, PALETTE[colour], DASHES[dash % len(DASHES)]) for (colour, dash), name in taken.items()}
-    return {name: chosen[name] for name in names}
 
 
 @dataclass
@@ -145,4 +107,5 @@ def sheet(width: float, height: float, rows: int = 1, columns: int = 1, **option
 def legend(figure: Figure, handles: Sequence[Any]) -> None:
     """One legend for all panels, above them."""
     columns = min(len(handles), max(1, int(figure.get_figwidth() / 1.75)))
-    figure.legend(handles=list(handles), loc="outside upper left", ncols=columns, fontsize=9.5, handlelength=2.4, columnspacing=1.4)
+    length = 2.4 if all(h.get_linestyle() == "-" for h in handles) else 4.2  # a dash needs room to be seen beside its marker
+    figure.legend(handles=list(handles), loc="outside upper left", ncols=columns, fontsize=9.5, handlelength=length, columnspacing=1.4)

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 
 from rlent.errors import DataError
 from rlent.eval import plot
-from rlent.eval.plot import colours, curves, darken, demo_table, plot_pass_at_k, plot_sets, read_metrics, running_mean, series
+from rlent.eval.looks import Look, looks
+from rlent.eval.plot import curves, darken, demo_table, plot_pass_at_k, plot_sets, read_metrics, running_mean, series
 from rlent.eval.report import Report
 from rlent.eval.result import Evaluation, Tally
 
@@ -37,7 +38,7 @@ RUNS = {
 
 def test_panel_draws_the_estimates_and_their_bands() -> None:
     axes = Figure().add_subplot()
-    plot._pass_panel(axes, EVALS, START, colours(EVALS))
+    plot._pass_panel(axes, EVALS, START, looks(EVALS))
     start, grpo, clip = axes.get_lines()
     assert start.get_linestyle() == "--" and start.get_color() == plot.START
     assert list(grpo.get_xdata()) == [1, 2, 4, 8]
@@ -68,13 +69,6 @@ def test_pass_figure_takes_a_list(tmp_path: Path) -> None:
     assert {r["name"] for r in csv.DictReader(made[2].open())} == {"GRPO", "Clip-Cov"}
     with pytest.raises(DataError, match="no evaluation"):
         plot_pass_at_k([], tmp_path / "none")
-
-
-def test_a_method_keeps_its_colour_and_no_two_share_one() -> None:
-    assert colours(["Clip-Cov", "GRPO"])["GRPO"] == colours(["grpo", "mine"])["grpo"]
-    seven = colours(["mine", "other", "GRPO", "KL-Cov", "a", "b", "c"])
-    assert len(set(seven.values())) == 7 and plot.START not in seven.values()
-    assert len(colours([str(i) for i in range(20)])) == 20
 
 
 def test_every_run_needs_entropy(tmp_path: Path) -> None:
@@ -135,7 +129,7 @@ def test_sets_are_drawn_with_their_intervals_and_the_means_beside_them(tmp_path:
     greedy = Evaluation("GRPO", (1,), tuple(Tally(str(i), "g", v, 1, {1: 0.0}, 0, 0, {"ok": 1}, 1, 0.1) for i, v in enumerate("1101")))
     report = Report("GRPO", {"sampled": EVALS["GRPO"], "greedy": greedy})
     axes = Figure().add_subplot()
-    plot._sets_panel(axes, [report], list(report.sets), colours(["GRPO"]))
+    plot._sets_panel(axes, [report], list(report.sets), looks(["GRPO"]))
     (bars,) = axes.containers
     assert list(bars[0].get_ydata()) == [0.5, 0.75, *(m.value for m in report.means.values())]
     low, high = bars[2][0].get_segments()[1][:, 1]
@@ -158,7 +152,7 @@ def test_sets_are_drawn_with_their_intervals_and_the_means_beside_them(tmp_path:
 def test_on_a_dark_page_nothing_is_black_and_methods_keep_their_colours() -> None:
     figure = Figure()
     axes = figure.add_subplot()
-    plot._pass_panel(axes, EVALS, START, {"GRPO": "#d55e00", "Clip-Cov": "#000000"})
+    plot._pass_panel(axes, EVALS, START, {"GRPO": Look("#d55e00", "s"), "Clip-Cov": Look("#000000", "X")})
     axes.legend()
     darken(figure)
     start, grpo, other = axes.get_lines()

@@ -18,10 +18,10 @@ from runs import train
 
 from rlent import commands, fork
 from rlent.errors import DataError, UsageError
+from rlent.eval.looks import looks
 from rlent.fork import Parent
 from rlent.report import compare
 from rlent.report.collect import collect
-from rlent.report.style import looks
 
 EVALUATED = ["eval.every=2", "eval.n=4", "eval.ks=[1,4]", "eval.problems=8", "sampler.n=8", "checkpoint.every=3", "checkpoint.keep=9"]
 
@@ -266,8 +266,17 @@ def test_evaluations_that_were_made_otherwise_are_named() -> None:
     assert said == "b, seed 0: its evaluation differs from that of a, seed 0: decoding.temperature was 1.0 and is 0.6"
 
 
-def test_a_method_keeps_its_colour_whatever_is_beside_it() -> None:
-    alone = looks(["klcov"])["klcov"]
-    many = looks(["steer", "klcov", "klcov coef=2", "grpo", "erc", "gspo", "clipcov", "hapo", "siren", "kl"])
-    assert many["klcov"] == alone and many["grpo"].colour == "#d55e00"
-    assert len({(look.colour, look.dash) for look in many.values()}) == len(many)
+def test_nine_methods_are_told_apart_in_curves_legend_and_tables() -> None:
+    from rlent.report import figures, page
+    from rlent.report.collect import Method, RunData
+
+    rows = [{"step": t, "entropy/mean": 1 / t} for t in range(1, 101)]
+    methods = [Method(name, [RunData(Path("x"), name, {"seed": 0}, {}, {}, rows)]) for name in ("grpo", *(f"m{i}" for i in range(8)))]
+    look = looks([m.label for m in methods])
+    drawn = figures.metric_panels(methods, ["entropy/mean"], look)
+    lines, handles = drawn.figure.axes[0].get_lines(), drawn.figure.legends[0].get_lines()
+    for seen in (lines, handles):
+        dashes = {(line.get_color(), str(line._unscaled_dash_pattern), line.get_marker()) for line in seen}
+        assert len(dashes) == len(seen) == 9
+    swatches = {page.named("x", own) for own in look.values()}
+    assert len(swatches) == 9 and sum("repeating-linear-gradient" in s for s in swatches) == 2
