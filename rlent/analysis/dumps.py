@@ -2,9 +2,10 @@
 
 A row is recognised by its fields (dotted paths reach inside):
 
-    verl        trainer.rollout_data_dir: input, output, score, gts, step
-    TRL         completions/*.parquet of log_completions: prompt, completion, one column for each reward function, advantage, step
-    prime-rl    verifiers' rollouts: example_id, prompt, completion (texts or messages), reward, trajectory[0].tokens with ids and log-probs
+    verl        trainer.rollout_data_dir: input, output, gts, score, step, and what the reward function gave besides (acc, request_id, ...)
+    TRL         completions/*.parquet of log_completions: step, prompt, completion, a column for each reward function, extra columns, advantage
+    prime-rl    traces/step_N/train.jsonl: episodes, or a trace a line (rlent/analysis/traces.py); before that rollouts with example_id, prompt,
+                completion (texts or messages), reward, trajectory[0].tokens with ids and log-probs
     rlent       eval's responses.jsonl, samples.jsonl: prompt, response, correct or reward
 
 Anything else is read once its fields are named. Texts are encoded again, so token boundaries may differ from those that were sampled;
@@ -15,13 +16,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from rlent.analysis import traces
 from rlent.data.files import MISSING, BadRowError, field_at, read_rows
 from rlent.data.templates import encode_prompt
 from rlent.errors import DataError, did_you_mean
@@ -51,7 +53,10 @@ class Fields:
 
 @dataclass(slots=True)
 class Row:
-    """One response. `prompt_ids` and `response_ids` where the file has them; `logp` those of the sampler."""
+    """One response. `prompt_ids` and `response_ids` where the file has them; `logp` those of the sampler.
+
+    `summed` names the columns that the reward is the sum of, where it is one, and `advantage` is what the trainer then gave.
+    """
 
     prompt: str
     response: str
@@ -63,10 +68,12 @@ class Row:
     response_ids: list[int] | None = None
     logp: list[float] | None = None
     cut: bool = False
+    advantage: float | None = None
+    summed: list[str] = field(default_factory=list)
 
 
-def read(path: Path, fields: Fields | None = None, limit: int | None = None) -> list[Row]:
-    """The rows of a .jsonl, .jsonl.gz, .json or .parquet file.
+def read(path: Path, fields: Fields | None = None, limit: int | None = None, say: Callable[[str], None] = lambda text: None) -> list[Row]:
+    """The rows of a .jsonl, .jsonl.gz, .json or .parquet file; `limit` reads the first lines only. What was left out goes to `say`.
 
     Raises:
         DataError: there is no such file, or rows cannot be used: which, why, and the option that names a field.
@@ -74,21 +81,98 @@ def read(path: Path, fields: Fields | None = None, limit: int | None = None) -> 
     fields = fields or Fields()
     rows: list[Row] = []
     bad: list[str] = []
+    left: Counter[str] = Counter()
     count = 0
     for number, raw in read_rows(path):
         if limit is not None and count == limit:
             break
         count += 1
         try:
-            rows.append(_row(raw, fields))
+            found = traces.traces(raw) if isinstance(raw, Mapping) else None
+            if found is None:
+                rows.append(_row(raw, fields))
+                continue
+            left["episodes without a trace"] += not found
+            for trace in found:
+                try:
+                    rows.append(_traced(trace, fields))
+                except traces.LeftOutError as reason:
+                    left[f"traces {reason}"] += 1
         except BadRowError as reason:
             bad.append(f"row {number}: {reason}")
     if bad:
         more = [f"and {len(bad) - _SHOWN} more"] if len(bad) > _SHOWN else []
         raise DataError(f"{path}: {len(bad)} of {count} rows cannot be used" + "".join(f"\n  {line}" for line in [*bad[:_SHOWN], *more]))
+    out = ", ".join(f"{n} {what}" for what, n in sorted(left.items()) if n)
     if not rows:
-        raise DataError(f"{path}: there are no rows")
+        raise DataError(f"{path}: there are no rows" + (f" but what is left out ({out})" if out else ""))
+    if out:
+        say(f"{path}: left out {out}")
+    _check_credit(path, rows)
     return rows
+
+
+def _check_credit(path: Path, rows: Sequence[Row]) -> None:
+    """Whether TRL's columns add up to what it trained on: inside a group its advantage is a rising line in the reward.
+
+    Columns that a reward function logged for people to read stand among the rewards, and weights are not in the file.
+    """
+    groups: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        if row.advantage is not None:
+            groups.setdefault(row.group, []).append((row.reward, row.advantage))
+    varied = [g for g in groups.values() if any(max(v) - min(v) > 1e-6 for v in zip(*g, strict=True))]
+    astray = sum(not _rising_line(g) for g in varied)
+    if 2 * astray > len(varied):
+        names = ", ".join(dict.fromkeys(n for row in rows for n in row.summed))
+        raise DataError(
+            f"{path}: the reward was taken to be the sum of {names}, but in {astray} of {len(varied)} groups 'advantage' does not follow from it: "
+            "a column is no reward, or rewards have weights. Name the one to use with --reward-field"
+        )
+
+
+def _rising_line(pairs: Sequence[tuple[float, float]]) -> bool:
+    """Whether the second numbers are a line with a positive slope in the first, to a thousandth of their spread."""
+    x, y = torch.tensor(pairs, dtype=torch.float64).T
+    x, y = x - x.mean(), y - y.mean()
+    slope = (x * y).sum() / (x * x).sum().clamp(min=1e-12)
+    return bool(slope > 0) and bool((y - slope * x).abs().max() <= 1e-3 * y.abs().max())
+
+
+def _traced(trace: Mapping[str, Any], fields: Fields) -> Row:
+    """The row of a trace; a field that is named replaces what the trace holds in its place."""
+    found = traces.said(trace)
+    prompt, response, messages = found.prompt[-1]["content"] if found.prompt else "", found.response, found.prompt
+    asked = [m["content"] for m in messages if m["role"] == "user"]
+    prompt = asked[-1] if asked else prompt
+    prompt_ids, response_ids, logp = found.prompt_ids, found.response_ids, found.logp
+    if fields.prompt:
+        prompt, messages, prompt_ids = _text(trace, fields.prompt, "prompt"), [], []
+    if fields.response:
+        response, response_ids, logp = _text(trace, fields.response, "response"), [], []
+    if not prompt:
+        raise BadRowError("the trace begins with the response; name the prompt with --prompt-field")
+    reward = _take(trace, fields.reward, (), "reward")[1] if fields.reward else traces.reward_of(trace)
+    key = _take(trace, fields.group, (), "group")[1] if fields.group else traces.group_of(trace)
+    return Row(
+        prompt=prompt,
+        response=response,
+        reward=_number(reward, f"the sum of its rewards (fields: {', '.join(map(str, trace))})"),
+        group=f"{prompt if key is None else key}|{prompt}",
+        messages=messages,
+        gold=_optional(traces.task_of(trace), None, GOLD, "gold"),
+        prompt_ids=prompt_ids or None,
+        response_ids=response_ids or None,
+        logp=logp or None,
+        cut=found.cut,
+    )
+
+
+def _text(raw: Mapping[str, Any], name: str, what: str) -> str:
+    value = _take(raw, name, (), what)[1]
+    if not isinstance(value, str):
+        raise BadRowError(f"the {what} is a {type(value).__name__}, and a text is wanted")
+    return value
 
 
 def _row(raw: Any, fields: Fields) -> Row:
@@ -112,10 +196,12 @@ def _row(raw: Any, fields: Fields) -> Row:
             raise BadRowError(f"the {name} is a {type(value).__name__}, and a text or messages are wanted")
     key = _optional(raw, fields.group, tuple(g for g in GROUP if g != prompt_name), "group")
     tokens = _tokens(raw)
+    reward, summed = _reward(raw, fields.reward)
+    advantage = raw.get("advantage")
     return Row(
         prompt=prompt,
         response=response,
-        reward=_reward(raw, fields.reward),
+        reward=reward,
         group=f"{raw.get('step', '')}|{prompt if key is None else key}|{prompt}",
         messages=messages,
         gold=_optional(raw, None, GOLD, "gold"),
@@ -123,6 +209,8 @@ def _row(raw: Any, fields: Fields) -> Row:
         response_ids=tokens.get("completion_ids"),
         logp=tokens.get("completion_logprobs"),
         cut=bool(_optional(raw, None, CUT, "cut") or raw.get("finish") == "length" or raw.get("finish_reason") == "length"),
+        advantage=float(advantage) if summed and isinstance(advantage, int | float) else None,
+        summed=summed,
     )
 
 
@@ -148,24 +236,34 @@ def _optional(raw: Mapping[str, Any], name: str | None, usual: Sequence[str], wh
     return next((v for v in (_at(raw, u) for u in usual) if v is not None), None)
 
 
-def _reward(raw: Mapping[str, Any], name: str | None) -> float:
-    """The reward of a row: a field, or the sum of the columns that TRL makes of its reward functions."""
+def _reward(raw: Mapping[str, Any], name: str | None) -> tuple[float, list[str]]:
+    """The reward of a row: a field, or the sum of the columns that TRL makes of its reward functions, whose names come with it.
+
+    Those are floats; a function that had nothing to say of a row left it empty, and counts for nothing, as in TRL.
+    """
     found = _optional(raw, name, REWARD, "reward")
+    summed: list[str] = []
     if found is None and "completion" in raw:
-        columns = [v for k, v in raw.items() if k not in _NUMBERS and isinstance(v, int | float)]
-        found = sum(columns) if columns else None
-    if not isinstance(found, int | float) or not math.isfinite(found):
-        there = ", ".join(map(str, raw))
-        why = "no reward" if found is None else f"the reward is {found!r}"
-        raise BadRowError(f"{why}: a number is wanted in {', '.join(REWARD)} (fields: {there}); name it with --reward-field")
-    return float(found)
+        summed = [k for k, v in raw.items() if k not in _NUMBERS and isinstance(v, float) and math.isfinite(v)]
+        found = math.fsum(raw[k] for k in summed) if summed else None
+    return _number(found, f"{', '.join(REWARD)} (fields: {', '.join(map(str, raw))})"), summed
+
+
+def _number(value: Any, where: str) -> float:
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        why = "no reward" if value is None else f"the reward is {value!r}"
+        raise BadRowError(f"{why}: a number is wanted in {where}; name it with --reward-field")
+    return float(value)
 
 
 def _messages(value: list[Any]) -> list[dict[str, Any]]:
+    turns = []
     for turn in value:
-        if not isinstance(turn, Mapping) or not isinstance(turn.get("role"), str) or not isinstance(turn.get("content"), str):
+        text = traces.text_of(turn.get("content")) if isinstance(turn, Mapping) else None
+        if text is None or not isinstance(turn.get("role"), str):
             raise BadRowError("a list, but not of messages with a role and a text content")
-    return [{"role": t["role"], "content": t["content"]} for t in value]
+        turns.append({"role": turn["role"], "content": text})
+    return turns
 
 
 def _tokens(raw: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,7 +124,7 @@ def read_source(place: str, fields: dumps.Fields, *, model: str | None, step: in
             )
         source = open_kept(place, step)
         return source, None if model is None else load_model(model, source.config)
-    rows = dumps.read(path, fields, limit)
+    rows = dumps.read(path, fields, limit, say=lambda text: print(text, file=sys.stderr))
     if model is None:
         raise UsageError(f"'{place}' holds texts; give --model to compute their log-probs and entropies")
     settings = settings_for(model, overrides)
