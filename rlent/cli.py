@@ -136,7 +136,9 @@ def fork(
         str | None,
         typer.Option("--by-part", metavar="TOKENS,...", help="The artefact meter: each method on whole minibatches and part by part."),
     ] = None,
-    out: Annotated[str | None, typer.Option(metavar="DIR", help="Where the branches go; otherwise RUN/forks/step_N.")] = None,
+    out: Annotated[
+        str | None, typer.Option("--out", "-o", metavar="DIR", help="Where the branches go; otherwise RUN/forks/step_N.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Compose, check, print the branches, and stop.")] = False,
     config_dir: ConfigDirs = None,
 ) -> None:
@@ -180,7 +182,7 @@ def evaluate(
     ] = None,
     problems: Annotated[int | None, typer.Option(metavar="N", min=1, help="The first N held-out problems, or of each set.")] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of the evaluation's own draws.")] = None,
-    out: Annotated[str | None, typer.Option(metavar="DIR", help="Where to write; otherwise the run's eval folder.")] = None,
+    out: Annotated[str | None, typer.Option("--out", "-o", metavar="DIR", help="Where to write; otherwise the run's eval folder.")] = None,
     regrade: Annotated[
         str | None, typer.Option(metavar="DIR", help="Grade the responses in an evaluation's folder again; nothing is sampled.")
     ] = None,
@@ -228,7 +230,10 @@ def evaluate(
 def grade(
     file: Annotated[str, typer.Argument(metavar="FILE", help="JSON lines (.jsonl, .jsonl.gz), or - for standard input.")],
     out: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Where to write (.jsonl, .jsonl.gz); never overwritten. Otherwise standard output.")
+        str | None,
+        typer.Option(
+            "--out", "-o", metavar="FILE", help="Where to write (.jsonl, .jsonl.gz); never overwritten. Otherwise standard output."
+        ),
     ] = None,
     mode: Annotated[
         str, typer.Option(metavar="MODE", help="Where the answer is: box (the last \\boxed{}), marker (also Answer:, ####, <answer>), any.")
@@ -294,7 +299,9 @@ def fit(
         float | None, typer.Option(metavar="N", help="Ceiling of a model of N parameters, from runs of several sizes.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Fit runs with an intervention too; the result is no ceiling.")] = False,
-    out: Annotated[str | None, typer.Option(metavar="FILE", help="Draw the points and laws: FILE.png, .svg and .csv.")] = None,
+    out: Annotated[
+        str | None, typer.Option("--out", "-o", metavar="FILE", help="Draw the points and laws: FILE.png, .svg and .csv.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Fit the law R = -a e^H + b of a run: what score is left when all entropy is spent.
@@ -315,7 +322,7 @@ def fit(
 @app.command()
 def arena(
     recipes: Annotated[list[str] | None, typer.Argument(metavar="[RECIPE...]", show_default=False, help="All methods without it.")] = None,
-    out: Annotated[str, typer.Option(metavar="DIR", help="Where the runs and the table are kept.")] = "outputs/arena",
+    out: Annotated[str, typer.Option("--out", "-o", metavar="DIR", help="Where the runs and the table are kept.")] = "outputs/arena",
     seeds: Annotated[str, typer.Option(metavar="N,...", help="Seeds of each method.")] = "0,1,2",
     quick: Annotated[bool, typer.Option("--quick", help="One seed, 40 small steps, a small evaluation: does everything run?")] = False,
     steps: Annotated[int | None, typer.Option(metavar="N", min=1, help="Steps of each run; 200 otherwise.")] = None,
@@ -377,7 +384,7 @@ def replay_(
     template: TemplateName = "none",
     correct_above: CorrectAbove = 0.0,
     limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="The first N rows of a file.")] = None,
-    out: Annotated[str | None, typer.Option(metavar="FILE", help="Also write the JSON to this file.")] = None,
+    out: Annotated[str | None, typer.Option("--out", "-o", metavar="FILE", help="Also write the JSON to this file.")] = None,
     as_json: AsJson = False,
     config_dir: ConfigDirs = None,
 ) -> None:
@@ -465,7 +472,9 @@ def inspect_(
     step: Annotated[int | None, typer.Option(metavar="N", help="Which of the kept steps; otherwise the last one.")] = None,
     methods: Annotated[str, typer.Option(metavar="A,B,...", help="Methods whose selection, clips and weights to show.")] = "",
     rows: Annotated[int, typer.Option(metavar="N", min=1, help="Responses to show; those of prompts with mixed rewards come first.")] = 32,
-    out: Annotated[str | None, typer.Option(metavar="FILE", help="Where to write; otherwise the run's inspect folder.")] = None,
+    out: Annotated[
+        str | None, typer.Option("--out", "-o", metavar="FILE", help="Where to write; otherwise the run's inspect folder.")
+    ] = None,
     config_dir: ConfigDirs = None,
 ) -> None:
     """Make a page of sampled responses: tokens coloured by entropy, probability, covariance, advantage, weight, and by what methods would do.
@@ -493,7 +502,7 @@ def budget_(
     first: Annotated[int | None, typer.Option("--from-step", metavar="N", help="The first step that counts.")] = None,
     last: Annotated[int | None, typer.Option("--to-step", metavar="N", help="The last step that counts.")] = None,
     tokens: Annotated[int, typer.Option(metavar="N", min=1, help="How many tokens of the vocabulary to list.")] = 8,
-    out: Annotated[str | None, typer.Option(metavar="FILE", help="Draw it: FILE.png, .svg and .csv.")] = None,
+    out: Annotated[str | None, typer.Option("--out", "-o", metavar="FILE", help="Draw it: FILE.png, .svg and .csv.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Account for the entropy that a run spent: when, on which tokens, and how much of it theory predicts.

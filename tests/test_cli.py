@@ -424,3 +424,8 @@ def test_a_wheel_holds_the_recipes_and_the_tiny_model_and_trains_from_there(tmp_
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert len((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("command", ["fork", "eval", "grade", "fit", "arena", "replay", "inspect", "budget", "report", "plot"])
+def test_out_is_o_for_every_command_that_writes(command: str) -> None:
+    assert re.search(r"-o, --out\b", call(command, "--help").output)
