@@ -62,6 +62,12 @@ def test_help_names_every_verb_and_each_verb_shows_an_example() -> None:
         assert verb == "doctor" or re.search(rf"^ +rlent {verb}\b", done.output, re.MULTILINE), verb
 
 
+def test_show_prints_what_every_seat_does_the_sampler_too() -> None:
+    text = call("show", "srft").output
+    assert "`n` responses to each prompt and, in the same group, up to `most` of the demonstrations" in text
+    assert "-A log pi on the policy's own responses" in text and "type(object)" not in text
+
+
 def test_version() -> None:
     assert call("--version").output == f"rlent {__version__}\n"
 

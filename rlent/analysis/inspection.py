@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from rlent.analysis.command import parse
@@ -126,6 +127,8 @@ def page(source: Source, found: Comparison, *, rows: int = ROWS) -> str:
     ends = np.concatenate([[0], np.cumsum(mask.sum(1).numpy())])
     marks = {p.label: _marks(p, base) for p in good if p is not base or len(good) == 1}
     shown = choose(batch, rows)
+    sources = batch.get("source") or ["policy"] * len(batch)
+    drawn = mask & torch.tensor([s != "demo" for s in sources])[:, None]
     plain = []
     for i in shown:
         at = slice(int(ends[i]), int(ends[i + 1]))
@@ -134,6 +137,7 @@ def page(source: Source, found: Comparison, *, rows: int = ROWS) -> str:
                 "prompt": batch["prompt"][i],
                 "group": int(batch["group"][i]),
                 "sample": int(batch["sample"][i]),
+                "source": sources[i],
                 "correct": bool(batch["correct"][i]),
                 "reward": float(batch["reward"][i]),
                 "finish": batch["finish"][i],
@@ -159,7 +163,7 @@ def page(source: Source, found: Comparison, *, rows: int = ROWS) -> str:
         if p.label in marks or p.reason
     ]
     name = source.name or Path(source.label).stem
-    about = f"{len(shown)} of {len(batch)} responses, {len(numbers['entropy'])} tokens in the step, mean entropy {numbers['entropy'].mean():.3f} nats. {source.label}"
+    about = f"{len(shown)} of {len(batch)} responses, {int(drawn.sum())} tokens drawn in the step, mean entropy {batch['old_entropy'][drawn].double().mean():.3f} nats. {source.label}"
     data = {"title": f"{name}, step {int(batch['step'])}", "about": about, "colours": colours(numbers), "methods": methods, "rows": plain}
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     for character, written in (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026"), ("\u2028", "\\u2028"), ("\u2029", "\\u2029")):

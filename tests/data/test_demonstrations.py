@@ -43,6 +43,19 @@ def test_the_first_usual_field_that_holds_one_is_taken_and_a_named_one_is_the_on
     assert demonstrations(problem, "trace") == ["1 and 1"] and demonstrations(problem, "solution") == []
 
 
+def test_a_row_in_the_shape_of_luffy_s_data_brings_its_demonstration(tmp_path: Path) -> None:
+    row = {
+        "data_source": "openr1",
+        "prompt": [{"role": "system", "content": "Think."}, {"role": "user", "content": "1+1?"}],
+        "target": [{"role": "assistant", "content": "<think>one and one</think> It is 2."}],
+        "reward_model": {"style": "rule", "ground_truth": "2"},
+    }
+    (tmp_path / "set.jsonl").write_text(json.dumps(row))
+    problems = load_file(tmp_path / "set.jsonl")
+    check(problems)
+    assert problems[0].gold == "2" and demonstrations(problems[0]) == ["<think>one and one</think> It is 2."]
+
+
 def test_every_countdown_problem_has_a_right_solution_that_is_always_the_same() -> None:
     problems = [*countdown_problems(60, split="train", sizes=(2, 3, 4)), *countdown_problems(3, split="train", sizes=(6,))]
     for problem in problems:

@@ -148,6 +148,20 @@ def test_without_demonstrations_and_weights_it_is_the_policy_gradient_of_grpo():
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-15)
 
 
+def test_a_clipped_loss_bounds_the_own_responses_and_leaves_good_demonstrations_as_they_are():
+    batch = minibatch(3)
+    plain, clipped = (
+        through_the_objective(batch, [list(range(24))], "regularize=[]", f"loss={loss}")[1] for loss in ("srft", "clip_higher")
+    )
+    demo = torch.tensor([s == "demo" for s in batch["source"]])[:, None] & batch["mask"]
+    good = demo & (batch["adv"] > 0)
+    assert good.any()
+    torch.testing.assert_close(clipped[good], plain[good])
+    ratio = (batch["live_logp"] - batch["old_logp"]).exp()
+    fallen = batch["mask"] & ~demo & (batch["reward"] <= 0)[:, None] & (ratio < 0.8)
+    assert fallen.any() and not clipped[fallen].any() and bool((plain[fallen] > 0).all())
+
+
 def test_the_advantage_is_that_of_the_group_with_its_demonstration():
     # rewards 0 0 0 and 1: mean 1/4, deviation 1/2
     batch = Batch({"mask": torch.ones(4, 1).bool(), "reward": torch.tensor([0.0, 0.0, 0.0, 1.0]).double(), "group": torch.zeros(4).long()})

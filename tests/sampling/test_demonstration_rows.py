@@ -157,6 +157,15 @@ def test_a_thought_that_the_prompt_has_opened_is_not_opened_again_and_the_answer
     assert bool(batch["correct"][demo].all())
 
 
+def test_a_page_of_the_step_marks_demonstrations_and_gives_the_entropy_of_what_was_drawn(run_dir: Path, tmp_path: Path) -> None:
+    train(run_dir, "recipe=srft", *WIDE, "trainer.steps=1", "track.keep_batches=1")
+    (found,) = rows(run_dir)
+    assert commands.inspect(str(run_dir), out=str(tmp_path / "page.html")) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert page.count('"source":"demo"') == 4 and page.count('"source":"policy"') == 16
+    assert f"{found['tokens/step']:.0f} tokens drawn in the step, mean entropy {found['entropy/mean']:.3f} nats" in page
+
+
 def test_imitation_makes_demonstrations_likelier(run_dir: Path) -> None:
     options = ["sampler=demonstrations", "regularize=[demonstration_nll]", "regularize.demonstration_nll.coef=20", "optim.lr=1e-3"]
     found = [r["demo/nll"] for r in rows(train(run_dir, "recipe=grpo", *options, *WIDE, "sampler.prompts=8", "trainer.steps=12"))]
