@@ -213,9 +213,10 @@ class Actor:
             minibatch.batch.with_(**{f"now_{k}": v for k, v in streams.items() if k in wanted}), minibatch.index, minibatch.parts
         )
 
-    def measure(self, batch: Batch) -> dict[str, Tensor]:
-        """`logp`, `entropy` and the second moment of given rows under the current policy (the entropy ledger)."""
-        return self._forward(self.policy, batch, self._parts(batch), entropy=True, probes={"second": second_moment})
+    def measure(self, batch: Batch, *, moment: bool = True) -> dict[str, Tensor]:
+        """`logp`, `entropy` and, with `moment`, the second moment of given rows under the current policy (the entropy ledger)."""
+        probes = {"second": second_moment} if moment else {}
+        return self._forward(self.policy, batch, self._parts(batch), entropy=True, probes=probes)
 
     def watch(self, minibatch: Minibatch) -> dict[str, Tensor]:
         """`logp`, `entropy`, the second moment and the probes of a minibatch before its update, whatever the plan needs; for a kept step."""

@@ -444,7 +444,7 @@ class Run:
         """The step's metrics, the same on every rank."""
         with self.clock.lap("measure"):
             sample = self.meter.sample
-            after = self.actor.measure(sample) if sample is not None else None
+            after = self.actor.measure(sample, moment=False) if sample is not None else None
             if sample is not None:
                 sample["adv"] = _rows_at(batch["adv"], batch.row, sample)
             found = self.meter.reduce(batch, after)
