@@ -53,10 +53,14 @@ PLAIN = {"rlent.methods.grpo", "rlent.methods.rloo", "rlent.methods.opo", "rlent
 """Modules of advantages that only credit reward: the paper finds GRPO, RLOO and REINFORCE++ on one curve."""
 
 
+PLAIN_SAMPLERS = {"rlent.sampling.group", "rlent.sampling.reference", "rlent.sampling.vote"}
+"""Modules of samplers that train on nothing but what the policy has just drawn."""
+
+
 def interventions(config: Mapping[str, Any]) -> list[str]:
     """What in a recipe acts on entropy besides a policy gradient with symmetric clip: the law is about runs without it."""
     found = [f"{seat}={name}" for seat in ("shape", "regularize", "control") for name in config.get(seat) or {}]
-    for seat, plain in (("loss", {"rlent.methods.ppo_clip", "rlent.methods.pg_ratio"}), ("advantage", PLAIN)):
+    for seat, plain in (("loss", {"rlent.methods.ppo_clip", "rlent.methods.pg_ratio"}), ("advantage", PLAIN), ("sampler", PLAIN_SAMPLERS)):
         target = (config.get(seat) or {}).get("_target_")
         if target and target.rpartition(".")[0] not in plain:
             found.append(f"{seat}={target.rpartition('.')[2]}")

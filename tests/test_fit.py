@@ -12,6 +12,7 @@ from runs import rlent, rows, train
 from rlent import commands
 from rlent.errors import DataError
 from rlent.fit import LiveLaw, fit_run, pairs
+from rlent.recipe import load
 
 
 def written(
@@ -31,6 +32,11 @@ def curve(steps: int = 40, a: float = 0.2, b: float = 0.6) -> list[dict[str, flo
     return [
         {"step": t + 1, "entropy/mean": h[t], **({"eval/pass@1": b - a * math.exp(h[t + 1])} if t % 4 == 3 else {})} for t in range(steps)
     ]
+
+
+def test_demonstrations_are_an_intervention_and_a_filter_over_groups_is_none():
+    assert LiveLaw(load(["recipe=grpo", "sampler=demonstrations"]).config).acting == ["sampler=DemonstrationSampler"]
+    assert LiveLaw(load(["recipe=grpo", "sampler=dynamic"]).config).acting == []
 
 
 def test_a_score_is_paired_with_the_entropy_of_the_weights_it_was_measured_on():
