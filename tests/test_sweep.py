@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 from runs import SMALL, lines, rlent, started, train, wait_for
 
 from rlent import commands, experiment, sweep
 from rlent.errors import RecipeError, UsageError
+from rlent.recipe import load
 
 
 def test_jobs_are_the_product_of_the_swept_values() -> None:
@@ -121,9 +125,19 @@ def test_what_an_experiment_cannot_be_is_said() -> None:
 def test_every_job_of_the_shipped_experiments_composes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = tmp_path / "p.jsonl"
     data.write_text('{"prompt": "1+1", "answer": "2"}\n')
-    for more in ([], ["model=qwen2_5_7b", "data=file", f"data.path={data}", "scale=gpus8"]):
+    real = ["model=qwen2_5_7b", "data=file", f"data.path={data}", "scale=gpus8"]
+    for more, count in ([], 36), (real, 12):
         assert sweep.run(["+experiment=entropy_mechanism", *more], dry_run=True) == 0
-    assert "36 jobs in outputs/sweeps/entropy_mechanism-" in capsys.readouterr().out
+        assert f"{count} jobs in outputs/sweeps/entropy_mechanism-" in capsys.readouterr().out
+        for job in experiment.expand("entropy_mechanism", more):
+            found = load(job.overrides)
+            own = dict(o.split("=", 1) for o in job.own)
+            for name, value in own.items() - {("recipe", own["recipe"])}:
+                assert OmegaConf.select(OmegaConf.create(found.config), name) == float(value)
+            sampler, updates = found["sampler"], found["trainer"]["minibatches"]
+            # 7B as in the paper's section 4.3: 256 prompts with mixed outcomes, 8 responses of 8192 tokens, 8 updates, learning rate 5e-7
+            size = (sampler["prompts"], sampler["n"], sampler["max_tokens"], updates, found["optim"]["lr"], bool(sampler["keep"]))
+            assert size == ((256, 8, 8192, 8, 5e-7, True) if more else (16, 16, 16, 4, 1e-4, False)), job.own
 
 
 def test_an_experiment_of_ones_own_runs_and_is_continued(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -141,6 +155,28 @@ def test_an_experiment_of_ones_own_runs_and_is_continued(tmp_path: Path, capfd: 
     (tmp_path / "my" / "experiment" / "bad.yaml").write_text("jobs: {a: 1}\n")
     with pytest.raises(RecipeError, match="not an experiment"):
         sweep.run(["+experiment=bad"], [str(tmp_path / "my")])
+
+
+def test_an_experiment_that_was_killed_goes_on_where_it_was(tmp_path: Path) -> None:
+    """SIGKILL of the run in progress, as when memory runs out; the same command ends both jobs."""
+    (tmp_path / "my" / "experiment").mkdir(parents=True)
+    (tmp_path / "my" / "experiment" / "two.yaml").write_text(
+        "jobs: ['recipe=grpo', 'recipe=kl regularize.kl.coef=0.1']\nwith: [trainer.steps=4, checkpoint.every=1]\n"
+    )
+    folder, arguments = tmp_path / "sweep", ["train", "-m", "--config-dir", str(tmp_path / "my"), "+experiment=two", *SMALL]
+    arguments.append(f"hydra.sweep.dir={folder}")
+    second = folder / "recipe=kl,regularize.kl.coef=0.1"
+    process = started(*arguments)
+    wait_for(lambda: lines(second) >= 2, process)
+    (run,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(run), signal.SIGKILL)
+    assert process.wait() == 1 and sweep.state(second) == "running" and (first := folder / "recipe=grpo" / "metrics.jsonl").is_file()
+    before = first.stat().st_mtime_ns
+    again = rlent(*arguments)
+    assert "recipe=kl,regularize.kl.coef=0.1  finished" in again.stdout and first.stat().st_mtime_ns == before
+    assert again.stdout.count("--- ") == 1, "the job that was done is skipped"
+    alone = train(tmp_path / "alone", "recipe=kl", "regularize.kl.coef=0.1", "trainer.steps=4", "checkpoint.every=1")
+    assert (alone / "metrics.jsonl").read_bytes() == (second / "metrics.jsonl").read_bytes()
 
 
 # --- early stop ------------------------------------------------------------------------------------------------------

@@ -271,7 +271,7 @@ def test_nine_methods_are_told_apart_in_curves_legend_and_tables() -> None:
     from rlent.report.collect import Method, RunData
 
     rows = [{"step": t, "entropy/mean": 1 / t} for t in range(1, 101)]
-    methods = [Method(name, [RunData(Path("x"), name, {"seed": 0}, {}, {}, rows)]) for name in ("grpo", *(f"m{i}" for i in range(8)))]
+    methods = [Method(name, [RunData(Path("x"), name, {"seed": 0}, {}, {}, rows, [])]) for name in ("grpo", *(f"m{i}" for i in range(8)))]
     look = looks([m.label for m in methods])
     drawn = figures.metric_panels(methods, ["entropy/mean"], look)
     lines, handles = drawn.figure.axes[0].get_lines(), drawn.figure.legends[0].get_lines()
