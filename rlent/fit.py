@@ -304,7 +304,7 @@ def _plot(fits: Sequence[Fit], sizes: AcrossSizes | None, out: Path, y: str) -> 
         style: dict[str, Any] = {"color": own.colour, "capsize": 3, "fmt": own.marker, "markersize": 4.5}
         axes.errorbar([-0.014 * widest * (index + 1)], [law.ceiling], yerr=bar, clip_on=False, **style)  # beside each other, left of zero
         if beside is not None and fit.parameters:
-            near = fit.parameters * 1.015 ** (index - runs.index(name) - (runs.count(name) - 1) / 2)  # bars side by side
+            near = fit.parameters * 1.03 ** (index - runs.index(name) - (runs.count(name) - 1) / 2)  # bars side by side
             beside.errorbar([near], [law.ceiling], yerr=bar, **style)
     axes.set_xlabel("entropy (nats per token)")
     axes.set_ylabel(y)

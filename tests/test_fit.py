@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from pathlib import Path
 
 import pytest
+import torch
 from runs import rlent, rows, train
+from safetensors.torch import save_file
 
 from rlent import commands
 from rlent.errors import DataError
@@ -53,6 +56,32 @@ def test_the_law_is_printed_drawn_and_given_as_json(tmp_path: Path):
     assert found["runs"][0]["forecast"]["rmse"] == pytest.approx(0, abs=1e-9)
     assert [Path(f).suffix for f in found["files"]] == [".png", ".svg", ".csv"] and all(Path(f).stat().st_size for f in found["files"])
     assert "0.400" in rlent("fit", str(run)).stdout
+
+
+def sized(run: Path, parameters: int) -> Path:
+    """A run whose exported model has so many parameters, and embeddings, which do not count."""
+    (run / "model").mkdir()
+    save_file({"layer.weight": torch.zeros(parameters), "embed_tokens.weight": torch.zeros(99)}, run / "model" / "model.safetensors")
+    return run
+
+
+def test_runs_of_several_sizes_give_lines_in_the_logarithm_of_the_size_and_one_look_for_each(tmp_path: Path):
+    runs = [sized(written(tmp_path / f"{n}-{i}", curve(a=a, b=0.6)), n) for n, a in ((100, 0.1), (1000, 0.2)) for i in (0, 1)]
+    found = json.loads(rlent("fit", *map(str, runs), "--json", "--predict", "10000", "--out", str(tmp_path / "law")).stdout)
+    slope = 0.1 / math.log(10)
+    assert found["sizes"]["a"] == pytest.approx([0.1 - slope * math.log(100), slope]) and found["sizes"]["b"] == pytest.approx([0.6, 0])
+    assert found["sizes"]["ceiling"] == pytest.approx(0.3) and [r["parameters"] for r in found["runs"]] == [100, 100, 1000, 1000]
+    picture = (tmp_path / "law.svg").read_text()
+    assert [picture.count(f"<!-- {text} -->") for text in ("0.0001 M parameters, 2 runs", "0.001 M parameters, 2 runs")] == [1, 1]
+    assert "<!-- ceiling b - a -->" in picture and "<!-- 100-0 -->" not in picture
+    with (tmp_path / "law.csv").open() as file:
+        assert {(r["run"], r["parameters"]) for r in csv.DictReader(file)} == {(r.name, r.name.split("-")[0]) for r in runs}
+    assert "<!-- ceiling b - a -->" not in one_size(tmp_path, runs[:2])
+
+
+def one_size(folder: Path, runs: list[Path]) -> str:
+    rlent("fit", *map(str, runs), "--out", str(folder / "one"))
+    return (folder / "one.svg").read_text()
 
 
 def test_a_run_that_is_writing_a_line_is_fitted_without_it(tmp_path: Path):
