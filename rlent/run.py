@@ -30,6 +30,7 @@ from rlent.eval.report import Report
 from rlent.eval.suite import Ask, benches
 from rlent.fit import LiveLaw
 from rlent.folder import RunFolder
+from rlent.grading.early import EarlyGrader
 from rlent.knobs import Knobs
 from rlent.ledger import EntropyLedger, sample_rows
 from rlent.math.passk import answer_classes
@@ -112,6 +113,7 @@ class Run:
         self.stop = stop_tokens(self.tokenizer, getattr(self.policy.model, "generation_config", None))
         self.findings = _examine(self.source, self.policy, world)
         self.grader = self.source.grader
+        self.judge = EarlyGrader(self.grader)
         self.benches = []
         if config["eval"]["every"]:  # what is wrong with a set is said before the first step
             self.benches = benches(recipe, Ask(problems=config["eval"]["problems"]), made={repr(config["data"]): self.source})
@@ -296,8 +298,14 @@ class Run:
         }
 
     def grade(self, responses: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
+        """Verdicts, in order. What `ended` was told of may be graded already; the seconds are those the run waits."""
         with self.clock.lap("grade"):
-            return list(self.grader(responses, problems))
+            return self.judge(responses, problems)
+
+    @property
+    def ended(self) -> Callable[[str, Problem], None] | None:
+        """Takes responses as they end, while others are sampled, so that they are graded meanwhile; None where that gains nothing."""
+        return self.judge.tell
 
     def note(self, name: str, value: float) -> None:
         """A number for this step's metrics."""

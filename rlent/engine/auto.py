@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from rlent.engine.base import Engine, Weights
+from rlent.engine.base import Done, Engine, Weights
 from rlent.engine.native import NativeEngine
 from rlent.engine.rules import Rule
 from rlent.options import PositiveCount
@@ -62,8 +62,8 @@ class AutoEngine:
     def version(self) -> int:
         return self.engine.version
 
-    def generate(self, rows: Sequence[Request], *, entropy: bool = False, rules: Sequence[Rule] = ()) -> Rollouts:
-        return self.engine.generate(rows, entropy=entropy, rules=rules)
+    def generate(self, rows: Sequence[Request], *, entropy: bool = False, rules: Sequence[Rule] = (), done: Done | None = None) -> Rollouts:
+        return self.engine.generate(rows, entropy=entropy, rules=rules, done=done)
 
     def load(self, policy: Weights, version: int) -> None:
         self.engine.load(policy, version)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, runtime_checkable
 
@@ -11,6 +11,9 @@ from torch import Tensor
 from rlent.engine.rules import Rule
 from rlent.errors import EngineError, ModelError
 from rlent.types import Batch, Request, Rollouts
+
+Done = Callable[[Sequence[int], Sequence[Sequence[int]]], None]
+"""Told of requests that have ended, while others go on: their places in the call, and their sampled tokens."""
 
 
 class Weights(Protocol):
@@ -41,11 +44,13 @@ class Engine(Protocol):
     @property
     def version(self) -> int: ...
 
-    def generate(self, rows: Sequence[Request], *, entropy: bool = False, rules: Sequence[Rule] = ()) -> Rollouts:
+    def generate(self, rows: Sequence[Request], *, entropy: bool = False, rules: Sequence[Rule] = (), done: Done | None = None) -> Rollouts:
         """One response for each request, in the order of the requests.
 
         `sampler_logp`, and `sampler_entropy` when asked for, are those of the distribution each token was drawn from:
         after the `rules`, temperature, top-k and top-p. What the rules say of tokens is in `notes`.
+
+        `done` is called, in this thread, as requests end; it need not be called for all of them, and for none of them twice.
 
         Raises:
             EngineError: a request that cannot be served; names the row.

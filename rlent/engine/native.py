@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from rlent import noise
-from rlent.engine.base import Weights, check_requests
+from rlent.engine.base import Done, Weights, check_requests
 from rlent.engine.decode import Decoder, LeanDecoder
 from rlent.engine.rules import Rule, follow
 from rlent.engine.warp import draw, entropy_of, warp
@@ -92,7 +92,7 @@ class NativeEngine:
         """Nothing to give back: no cache outlives `generate`."""
         return contextlib.nullcontext()
 
-    def generate(self, rows: Sequence[Request], *, entropy: bool = False, rules: Sequence[Rule] = ()) -> Rollouts:
+    def generate(self, rows: Sequence[Request], *, entropy: bool = False, rules: Sequence[Rule] = (), done: Done | None = None) -> Rollouts:
         """See `Engine.generate`. A response that reaches the model's last position ends there, with finish "length".
 
         The module is in eval mode meanwhile and afterwards as it was, also after an error or an interrupt.
@@ -107,7 +107,7 @@ class NativeEngine:
             decoder = self._decoder(self.model)
             others = {f"{name}_logits": self._decoder(model) for name, model in self.others.items()} if rules else {}
             for wave in _waves(rows, budget, self.max_batch_tokens):
-                _Wave(self, decoder, rows, wave, budget, rules, others).run(results)
+                _Wave(self, decoder, rows, wave, budget, rules, others, done).run(results)
         results.seconds = time.perf_counter() - began
         return results
 
@@ -171,8 +171,9 @@ class _Wave:
         budget: Sequence[int],
         rules: Sequence[Rule],
         others: Mapping[str, Decoder],
+        done: Done | None = None,
     ) -> None:
-        self.engine, self.decoder, self.rules, self.others = engine, decoder, rules, others
+        self.engine, self.decoder, self.rules, self.others, self.done = engine, decoder, rules, others, done
         self.memory: dict[str, Tensor] = {}
         self.notes: dict[str, list[tuple[Tensor, Tensor]]] = {}  # by name, for each token: the rows alive, and what was said of them
         self.device = decoder.device
@@ -187,6 +188,7 @@ class _Wave:
         self.alive = torch.arange(len(rows), device=self.device)
         self.end = torch.tensor([budget[i] for i in self.order]).to(self.device)  # sampled tokens of each alive row, at most
         self.stopped = torch.zeros(len(rows), dtype=torch.bool, device=self.device)
+        self.told = torch.zeros_like(self.stopped)  # of the wave's rows, which `done` knows of
         self.settings: tuple[Any, Any, Any] = (
             _shared([r.temperature for r in rows], self.device),
             _shared([r.top_k for r in rows], self.device),
@@ -221,6 +223,7 @@ class _Wave:
                 end[self.alive], stopped[self.alive] = self.end, self.stopped
                 self._refuse_nan(logps[:, : t + 1], end)
                 going = self.end > t + 1
+                self._tell(going, tokens, end)
                 left = int(going.sum())
                 if left == 0:
                     break
@@ -234,6 +237,17 @@ class _Wave:
             logits = self.decoder.step(token, position)
             beside = {name: d.step(token, position) for name, d in self.others.items()}
         self._write(results, tokens, logps, entropies, end, stopped)
+
+    def _tell(self, going: Bool[Tensor, " n"], tokens: Tensor, end: Tensor) -> None:
+        """Tell `done` of the rows that have ended since it was last told."""
+        if self.done is None:
+            return
+        rows = self.alive[~going]
+        rows = rows[~self.told[rows]]
+        if len(rows):
+            self.told[rows] = True
+            sampled = [row[:n] for row, n in zip(tokens[rows].tolist(), end[rows].tolist(), strict=True)]
+            self.done([self.order[i] for i in rows.tolist()], sampled)
 
     def _ruled(self, logits: Float[Tensor, "n V"], beside: Mapping[str, Tensor], t: int) -> tuple[Tensor, Any, Any, Any]:
         """Logits, temperature, top-k and top-p as the rules leave them."""

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from rlent import noise
-from rlent.engine.base import Weights, check_requests
+from rlent.engine.base import Done, Weights, check_requests
 from rlent.engine.rules import Rule
 from rlent.errors import EngineError, NonFinite, UsageError
 from rlent.options import Count, PositiveCount, Share
@@ -214,7 +214,7 @@ class VllmEngine:
 
     # ---- sampling -------------------------------------------------------------------------------------------------
 
-    def generate(self, rows: Sequence[Request], *, entropy: bool = False, rules: Sequence[Rule] = ()) -> Rollouts:
+    def generate(self, rows: Sequence[Request], *, entropy: bool = False, rules: Sequence[Rule] = (), done: Done | None = None) -> Rollouts:
         """See `Engine.generate`. A response that reaches the model's last position ends there, with finish "length".
 
         Ranks of a tensor-parallel group must call it together, each with its own requests and the same rules.
@@ -227,14 +227,20 @@ class VllmEngine:
         if rules and self._board is None:
             raise EngineError("this vLLM engine was made without decode functions; make it with ruled=True")
         if self._group is None:
-            return self._generate(rows, entropy, rules)
+            return self._generate(rows, entropy, rules, done)
         shares: list[Any] = [None] * dist.get_world_size(self._group)
         dist.all_gather_object(shares, list(rows), group=self._group)
         first = sum(map(len, shares[: dist.get_rank(self._group)]))
-        found = self._generate([row for share in shares for row in share], entropy, rules)
+
+        def mine(places: Sequence[int], tokens: Sequence[Sequence[int]]) -> None:
+            own = [(i - first, t) for i, t in zip(places, tokens, strict=True) if first <= i < first + len(rows)]
+            if done is not None and own:
+                done([i for i, _ in own], [t for _, t in own])
+
+        found = self._generate([row for share in shares for row in share], entropy, rules, mine)
         return found.take(range(first, first + len(rows)))
 
-    def _generate(self, rows: Sequence[Request], entropy: bool, rules: Sequence[Rule]) -> Rollouts:
+    def _generate(self, rows: Sequence[Request], entropy: bool, rules: Sequence[Rule], done: Done | None) -> Rollouts:
         began = time.perf_counter()
         check_requests(rows, vocab=self.vocab, limit=self.limit)
         measured = entropy and self.entropy_top > 0
@@ -247,12 +253,29 @@ class VllmEngine:
             prompts = [{"prompt_token_ids": [*rows[i].prompt, *rows[i].prefix]} for i in wanted]
             specs = [self._spec(rows[i], budget[i], self.entropy_top if measured else 0, i if rules else None) for i in wanted]
             with self._board.open(rules, rows) if rules else contextlib.nullcontext():
-                for i, answer in zip(wanted, self.llm.generate(prompts, specs, use_tqdm=False), strict=True):
-                    self._write(results, i, answer.outputs[0], rows[i].temperature == 0)
+                for places, said in self._steps(wanted, prompts, specs):
+                    for i, answer in zip(places, said, strict=True):
+                        self._write(results, i, answer, rows[i].temperature == 0)
+                    if done is not None:
+                        done(places, [results.tokens[i] for i in places])
                 if rules:
                     results.notes = self._board.notes([len(t) for t in results.tokens])
         results.seconds = time.perf_counter() - began
         return results
+
+    def _steps(self, wanted: Sequence[int], prompts: Sequence[Any], specs: Sequence[Any]) -> Iterator[tuple[list[int], list[Any]]]:
+        """The places of requests and their answers, as they end: the loop of `LLM.generate`. What is left when it is left is dropped."""
+        engine = self.llm.llm_engine
+        names = self.llm.enqueue(prompts, specs, use_tqdm=False)
+        place = {name.partition("-")[0]: i for name, i in zip(names, wanted, strict=True)}  # the engine adds something after a dash
+        try:
+            while engine.has_unfinished_requests():
+                ended = [output for output in engine.step() if output.finished]
+                if ended:
+                    yield [place[output.request_id] for output in ended], [output.outputs[0] for output in ended]
+        finally:
+            if engine.has_unfinished_requests():
+                engine.abort_request(names, internal=True)
 
     def _spec(self, row: Request, tokens: int, top: int, ruled: int | None) -> Any:
         seed = int(noise.uniform("vllm", *row.key, len(row.prefix)) * 2**53)

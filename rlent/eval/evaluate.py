@@ -19,9 +19,10 @@ from rlent import noise
 from rlent.data.problems import Problems
 from rlent.data.templates import TEMPLATES, encode_prompt
 from rlent.engine.base import Engine
-from rlent.errors import DataError, GraderError, UsageError
+from rlent.errors import DataError, UsageError
 from rlent.eval.folder import Sample, append, open_folder
 from rlent.eval.result import Evaluation, ladder, tally
+from rlent.grading.early import EarlyGrader
 from rlent.sampling.draw import Decoding, Responses, stop_tokens
 from rlent.sampling.draw import respond as draw_responses
 from rlent.sampling.drive import said
@@ -102,16 +103,16 @@ def evaluate(
         progress(done)
     seconds = {"sample": 0.0, "grade": 0.0, "count": 0.0}
     name = "responses.jsonl" if world.size == 1 else f"responses.{world.rank}.jsonl"
+    judge = EarlyGrader(grader)
+    hurry = {} if judge.tell is None else {"ended": judge.tell}
     for batch, first, count in _left(mine, samples, n, batch_rows):
         clock = time.perf_counter()
         key = (seed, noise.name_counter("eval"))
-        answers = respond(engine, tokenizer, batch, n=count, decoding=decoding, key=key, template=template, stop=stop, first=first)
+        answers = respond(engine, tokenizer, batch, n=count, decoding=decoding, key=key, template=template, stop=stop, first=first, **hurry)
         seconds["sample"] += time.perf_counter() - clock
         clock = time.perf_counter()
-        verdicts = grader(answers.text, [answers.problem(i) for i in range(len(answers))])
+        verdicts = judge(answers.text, [answers.problem(i) for i in range(len(answers))])
         seconds["grade"] += time.perf_counter() - clock
-        if len(verdicts) != len(answers):
-            raise GraderError(f"the grader gave {len(verdicts)} verdicts for {len(answers)} responses")
         fresh = _samples(answers, verdicts, first, cut_is_wrong)
         for s in fresh:
             samples[s.source, s.problem][s.sample] = s

@@ -45,7 +45,11 @@ class GradePolicy:
 
 
 class Grader(Protocol):
-    """What a run needs of a grader. `equal` groups answers for majority votes; `close` gives processes back."""
+    """What a run needs of a grader. `equal` groups answers for majority votes; `close` gives processes back.
+
+    One whose work is in other processes may say `parallel = True`: it is then called with responses as they finish, several times and
+    in another thread, while the engine samples the others (`rlent.grading.early`).
+    """
 
     def __call__(self, responses: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]: ...
 

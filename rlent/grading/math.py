@@ -41,9 +41,13 @@ class MathGrader:
     timeout: seconds one answer may take in a worker, parsing included, and about what a batch can be held up.
     policy: the choices on which sound graders differ.
 
+    parallel: it is given responses while others are still sampled, because its workers have nothing else to do then.
+
     Safe to call from several threads; `close` (or the `with` block) gives the processes back. Raises `UsageError` for options
     that make no sense and `GraderError` when workers cannot be started, never because of a response.
     """
+
+    parallel = True
 
     def __init__(self, *, mode: Mode = "box", workers: int = 2, timeout: float = 3.0, policy: GradePolicy | None = None) -> None:
         if mode not in MODES:

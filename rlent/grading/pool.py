@@ -42,6 +42,7 @@ from rlent.grading.worker import PATIENCE
 START_LIMIT = 60.0  # seconds for a worker to import and report
 RECYCLE = 5_000  # questions
 CROWDED = 2  # on a crowded machine a second by the clock counts as half a second of waste
+ATTENTION = 0.2  # seconds after which a call notices that it is to end
 GRACE = 0.2  # seconds per worker, beside `timeout`, that a batch may waste
 START_COST = 0.7  # processor seconds to start a worker in the place of one that was killed
 FIRST = 0.5  # processor seconds the first question of a worker may take at least: it fills tables that later ones find
@@ -168,6 +169,7 @@ class Pool:
         self.slice = timeout / 6
         self._workers: list[_Worker] = []
         self._lock = threading.Lock()
+        self._closing = threading.Event()
         self._owner = os.getpid()
         self._failures = 0
         self._finalizer = weakref.finalize(self, _end_all, self._workers, self._owner)
@@ -182,7 +184,10 @@ class Pool:
         return [outcome if outcome is not None else Outcome(False, "none", "crash") for outcome in batch.outcomes], batch.seconds
 
     def close(self) -> None:
+        """End the workers. A `run` in another thread ends with a GraderError."""
+        self._closing.set()
         with self._lock:
+            self._closing.clear()
             self._adopt()
             _end_all(self._workers, self._owner)
 
@@ -208,6 +213,8 @@ class Pool:
         batch.fresh = deque(sorted(batch.fresh, key=lambda task: _dear(task.question)))
         allowance = self.size * (self.timeout + GRACE)  # processor seconds on questions that do not finish
         while True:
+            if self._closing.is_set():
+                raise GraderError("the grader was closed while it was grading")
             busy = sum(worker.task is not None for worker in self._workers)
             if not batch.fresh and not late and not busy:
                 return
@@ -244,7 +251,7 @@ class Pool:
         if not waiting:
             return
         pause = max(0.0, min(worker.due for worker in waiting) - time.monotonic())
-        heard = set(map(id, wait([worker.pipe for worker in waiting], timeout=pause)))
+        heard = set(map(id, wait([worker.pipe for worker in waiting], timeout=min(pause, ATTENTION))))
         now = time.monotonic()
         for worker in waiting:
             if id(worker.pipe) in heard:

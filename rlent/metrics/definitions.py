@@ -631,7 +631,12 @@ _TABLE = [
     ),
     # ---- cost ----
     Metric("seconds/step", "seconds", "wall time of the whole step", "the s/step column"),
-    Metric("seconds/<stage>", "seconds", "wall time of <stage>", "generation usually dominates"),
+    Metric(
+        "seconds/<stage>",
+        "seconds",
+        "wall time of <stage>; of grade, what the step waits once sampling is done",
+        "generation usually dominates",
+    ),
     Metric("tokens/step", "tokens", "response tokens sampled in the step", "cost of a step"),
     Metric("tokens/total", "tokens", "response tokens sampled since the run began", "compare runs by this, not by steps"),
     Metric("tokens/per_second", "tokens per second", "tokens/step over seconds/step", "throughput"),

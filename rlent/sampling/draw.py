@@ -84,11 +84,13 @@ def respond(
     decode: Sequence[Node] = (),
     max_prompt_tokens: int | None = None,
     progress: Callable[[int], None] | None = None,
+    ended: Callable[[str, Problem], None] | None = None,
 ) -> Responses:
     """Draw `n` responses to each problem.
 
     Draws depend on (`key`, problem, sample, position) alone, so a problem gets the same responses in any batch,
-    whatever the decode functions do, and samples `first ... first + n - 1` continue an earlier call.
+    whatever the decode functions do, and samples `first ... first + n - 1` continue an earlier call. `ended` gets responses as texts,
+    with their problems, while others are still drawn; not necessarily all of them.
 
     Raises:
         ModelError: a prompt is empty or longer than `max_prompt_tokens`.
@@ -112,10 +114,24 @@ def respond(
         for problem, ids in zip(problems, prompts, strict=True)
         for s in range(n)
     ]
-    found = rollouts(engine, tokenizer, requests, decode, entropy=entropy)
+
+    def texts(tokens: Sequence[Sequence[int]]) -> list[str]:
+        decoded = tokenizer.batch_decode(tokens, skip_special_tokens=True) if tokens else []  # of no rows it makes one text
+        return [until(t, TEMPLATES[template].stop) for t in decoded]
+
+    known: dict[int, str] = {}
+
+    def done(rows: Sequence[int], tokens: Sequence[Sequence[int]]) -> None:
+        for row, response in zip(rows, texts(tokens), strict=True):
+            known[row] = response
+            if ended is not None:
+                ended(response, problems[row // n])
+
+    found = rollouts(engine, tokenizer, requests, decode, entropy=entropy, done=None if ended is None else done)
     if progress is not None:
         progress(len(requests))
-    decoded = tokenizer.batch_decode(found.tokens, skip_special_tokens=True) if found.tokens else []  # of no rows it makes one text
-    text = [until(t, TEMPLATES[template].stop) for t in decoded]
+    left = [i for i in range(len(requests)) if i not in known]
+    known.update(zip(left, texts([found.tokens[i] for i in left]), strict=True))
+    text = [known[i] for i in range(len(requests))]
     contexts = found.contexts or [ids for ids in prompts for _ in range(n)]
     return Responses(list(problems), n, contexts, found, text)

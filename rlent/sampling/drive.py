@@ -7,12 +7,13 @@ outermost. What the engine's own rules do (`rlent.engine.rules`) holds inside ev
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from typing import Any
 
 from torch import Tensor
 
 from rlent import noise
-from rlent.engine.base import Engine
+from rlent.engine.base import Done, Engine
 from rlent.engine.rules import Measure
 from rlent.errors import EngineError
 from rlent.mount import Node
@@ -40,8 +41,13 @@ def said(found: Rollouts, row: int) -> dict[str, float]:
     return means | own
 
 
-def rollouts(engine: Engine, tokenizer: Any, requests: Sequence[Request], decode: Sequence[Node], *, entropy: bool = False) -> Rollouts:
+def rollouts(
+    engine: Engine, tokenizer: Any, requests: Sequence[Request], decode: Sequence[Node], *, entropy: bool = False, done: Done | None = None
+) -> Rollouts:
     """One response for each request, drawn as the recipe's decode functions say.
+
+    `done` is told of responses as they end (see `Engine.generate`), unless a decode function runs around the engine and may go on with
+    them, or the engine does not know of it.
 
     Raises:
         EngineError: a function returned rollouts of another size, or a response longer than its request allows.
@@ -50,9 +56,10 @@ def rollouts(engine: Engine, tokenizer: Any, requests: Sequence[Request], decode
 
     def plainly(rows: Sequence[Request], measure: Measuring | None = None) -> Rollouts:
         told = [*([Measure(measure)] if measure is not None else []), *rules]
-        return engine.generate(
-            rows, entropy=entropy, **({"rules": told} if told else {})
-        )  # an engine need not know rules if there are none
+        how: dict[str, Any] = {"rules": told} if told else {}  # an engine need not know rules if there are none
+        if done is not None and len(rules) == len(decode) and "done" in signature(engine.generate).parameters:
+            how["done"] = done
+        return engine.generate(rows, entropy=entropy, **how)
 
     generate: Callable[..., Rollouts] = plainly
     for node in reversed([node for node in decode if drives(node)]):

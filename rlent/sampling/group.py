@@ -26,7 +26,10 @@ class Source(Protocol):
 
 
 class Desk(Protocol):
-    """What the run lends the sampler: tokenizer, template, counters, ranks, and rewards for the filter."""
+    """What the run lends the sampler: tokenizer, template, counters, ranks, and rewards for the filter.
+
+    It may also have `ended`, which is told of responses, with their problems, as they end.
+    """
 
     tokenizer: Any
     template: str
@@ -78,6 +81,8 @@ class GroupSampler:
     def ask(self, engine: Engine, desk: Desk, problems: Sequence[Problem], round_index: int, **how: Any) -> Responses:
         """`n` responses to each of this rank's problems, with the draws of a round of the step; `rounds` is the number of no round."""
         key = (desk.seed, desk.step, round_index)
+        if (ended := getattr(desk, "ended", None)) is not None:  # a desk need not have it
+            how["ended"] = ended
         return self.respond(engine, desk.tokenizer, problems, n=self.n, key=key, template=desk.template, stop=desk.stop, **how)
 
     def __call__(

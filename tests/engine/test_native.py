@@ -148,6 +148,20 @@ def test_a_batch_is_what_each_request_gives_alone(name, lean):
     torch.testing.assert_close(flat(got.sampler_entropy), flat([w[2] for w in want]), rtol=0, atol=1e-5)
 
 
+def test_requests_are_told_once_as_they_end_with_the_tokens_they_get():
+    requests, told = mixed_requests(48), []
+    engine = NativeEngine(tiny(), pad_id=0, max_batch_tokens=400)  # several waves
+    got = engine.generate(requests, done=lambda places, tokens: told.append((list(places), [list(t) for t in tokens])))
+    assert got.tokens == engine.generate(requests).tokens
+    rows = [row for places, tokens in told for row in zip(places, tokens, strict=True)]
+    assert len(told) > 10 and len({place for place, _ in rows}) == len(rows)
+    assert dict(rows) == {i: tokens for i, tokens in enumerate(got.tokens) if requests[i].max_tokens}
+    assert [len(tokens) for _, tokens in rows] != sorted(len(tokens) for _, tokens in rows)  # wave after wave
+    alone = []
+    NativeEngine(tiny(), pad_id=0).generate(requests, done=lambda places, tokens: alone.extend(map(len, tokens)))
+    assert alone == sorted(alone)  # in one wave, the shorter the earlier
+
+
 @pytest.mark.parametrize("lean", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_results_do_not_depend_on_order_company_or_waves(dtype, lean):

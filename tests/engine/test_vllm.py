@@ -121,6 +121,25 @@ def test_a_response_ends_at_a_stop_token_or_at_its_length(pair):
     assert greedy.tokens[0] == greedy.tokens[1] and set(greedy.sampler_logp[0]) == {0.0}
 
 
+def test_requests_are_told_once_as_they_end_and_an_interrupt_leaves_nothing_behind(pair):
+    engine, _ = pair
+    requests, told = [r for n in (2, 6, 12) for r in asked(3, max_tokens=n)], []
+    got = engine.generate(
+        [*requests, *asked(1, max_tokens=0)], done=lambda places, tokens: told.append(list(zip(places, tokens, strict=True)))
+    )
+    assert dict(row for step in told for row in step) == dict(enumerate(got.tokens[:-1])) and sum(map(len, told)) == len(requests)
+    ends = [len(tokens) for step in told for _, tokens in step]
+    assert len(told) > 1 and ends == sorted(ends)
+
+    def stop(places, tokens):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        engine.generate(requests, done=stop)
+    assert not engine.llm.llm_engine.has_unfinished_requests()
+    assert engine.generate(requests).tokens == got.tokens[:-1]
+
+
 def test_after_a_load_it_samples_from_the_new_weights(pair):
     engine, policy = pair
     before = engine.generate(asked(8)).sampler_logp
