@@ -104,9 +104,9 @@ def evaluate(
     seconds = {"sample": 0.0, "grade": 0.0, "count": 0.0}
     name = "responses.jsonl" if world.size == 1 else f"responses.{world.rank}.jsonl"
     judge = EarlyGrader(grader)
-    hurry = {} if judge.tell is None else {"ended": judge.tell}
     for batch, first, count in _left(mine, samples, n, batch_rows):
         clock = time.perf_counter()
+        hurry = {} if judge.tell is None else {"ended": judge.tell}
         key = (seed, noise.name_counter("eval"))
         answers = respond(engine, tokenizer, batch, n=count, decoding=decoding, key=key, template=template, stop=stop, first=first, **hurry)
         seconds["sample"] += time.perf_counter() - clock

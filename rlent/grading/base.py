@@ -48,7 +48,7 @@ class Grader(Protocol):
     """What a run needs of a grader. `equal` groups answers for majority votes; `close` gives processes back.
 
     One whose work is in other processes may say `parallel = True`: it is then called with responses as they finish, several times and
-    in another thread, while the engine samples the others (`rlent.grading.early`).
+    in another thread, while the engine samples the others, as long as that gains something (`rlent.grading.early`).
     """
 
     def __call__(self, responses: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]: ...

@@ -1,16 +1,20 @@
 """Grading while the engine still samples: responses are graded as they finish, in one thread, and asked for at the end.
 
-Only graders that say `parallel = True` are hurried: their work is in other processes, which have nothing to do while the engine samples.
-The others are called once, with everything, as if this were not here. Verdicts are the same either way.
+Only graders that say `parallel = True` are hurried: their work is in other processes, which have nothing to do while the engine samples;
+and only while they wait for those processes several times as long as they compute in this one, because what they compute here holds up
+the engine by more than it takes. The others are called once, with everything, as if this were not here. Verdicts are the same either way.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 from rlent.errors import GraderError
 from rlent.types import Problem, Verdict
+
+GAIN = 3.0  # a grader is hurried while it waits this many times as long as it computes
 
 Judge = Callable[[Sequence[str], Sequence[Problem]], Sequence[Verdict]]
 
@@ -28,15 +32,16 @@ class EarlyGrader:
         self._waiting: list[tuple[str, Problem]] = []
         self._known: dict[tuple[int, str], tuple[Problem, Verdict]] = {}  # with the problem, so that its id is not another's
         self._error: BaseException | None = None
+        self._gains = True  # until it is measured
 
     @property
     def tell(self) -> Callable[[str, Problem], None] | None:
         """Takes a finished response and its problem, and returns at once. None where the grader does not gain by it."""
-        return self._tell if getattr(self.grader, "parallel", False) else None
+        return self._tell if self._gains and getattr(self.grader, "parallel", False) else None
 
     def _tell(self, response: str, problem: Problem) -> None:
         with self._lock:
-            if self._error is not None:
+            if self._error is not None or not self._gains:
                 return
             self._waiting.append((response, problem))
             if self._thread is None:
@@ -53,7 +58,7 @@ class EarlyGrader:
                     self._thread = None
                     return
             try:
-                verdicts = judged(self.grader, [r for r, _ in batch.values()], [p for _, p in batch.values()])
+                verdicts = self._judge([r for r, _ in batch.values()], [p for _, p in batch.values()])
             except BaseException as error:
                 with self._lock:
                     self._error, self._waiting, self._thread = error, [], None
@@ -77,17 +82,15 @@ class EarlyGrader:
             raise error
         found = [known.get((id(p), r)) for r, p in zip(responses, problems, strict=True)]
         left = [i for i, hit in enumerate(found) if hit is None]
-        rest = iter(judged(self.grader, [responses[i] for i in left], [problems[i] for i in left]) if left else [])
+        rest = iter(self._judge([responses[i] for i in left], [problems[i] for i in left]) if left else [])
         return [next(rest) if hit is None else hit[1] for hit in found]
 
-
-def judged(grader: Judge, responses: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
-    """The grader's verdicts.
-
-    Raises:
-        GraderError: it gave another number of verdicts than it was given responses.
-    """
-    verdicts = list(grader(responses, problems))
-    if len(verdicts) != len(responses):
-        raise GraderError(f"the grader gave {len(verdicts)} verdicts for {len(responses)} responses")
-    return verdicts
+    def _judge(self, responses: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
+        """The grader's verdicts, and whether it waited for them or computed them in this thread."""
+        clock, own = time.perf_counter(), time.thread_time()
+        verdicts = list(self.grader(responses, problems))
+        own = time.thread_time() - own
+        self._gains = time.perf_counter() - clock - own > GAIN * own
+        if len(verdicts) != len(responses):
+            raise GraderError(f"the grader gave {len(verdicts)} verdicts for {len(responses)} responses")
+        return verdicts

@@ -16,6 +16,7 @@ from rlent.data.countdown import countdown_problems
 from rlent.engine.native import NativeEngine
 from rlent.errors import GraderError
 from rlent.eval.evaluate import evaluate
+from rlent.grading import early as hurry
 from rlent.grading.countdown import CountdownGrader
 from rlent.grading.early import EarlyGrader
 from rlent.grading.math import MathGrader
@@ -35,6 +36,12 @@ ITS_GOLD = r"\sum_{k=1}^{\infty} \frac{\cos(k^2)}{k^3+\sqrt{k}}"
 @pytest.fixture(scope="module")
 def guesser(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_guesser(tmp_path_factory.mktemp("guesser") / "model", dict.fromkeys(ANSWERS, 1.0), stop=0.3)
+
+
+@pytest.fixture(autouse=True)
+def always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hurry a grader that is `parallel` whatever it gains; the answers of these tests are easy."""
+    monkeypatch.setattr(hurry, "GAIN", -float("inf"))
 
 
 @pytest.fixture
@@ -102,6 +109,33 @@ def test_a_cheap_grader_gets_everything_at_once_and_at_the_end(engine: tuple[Nat
     assert EarlyGrader(CountdownGrader()).tell is None
     judged(engine, grader, problems=countdown_problems(2, split="held_out"))
     assert [(name, len(texts)) for name, texts in grader.calls] == [("MainThread", 48)]
+
+
+def test_a_grader_is_hurried_only_while_it_waits_for_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    clock = {"wall": 0.0, "own": 0.0}
+    monkeypatch.setattr(hurry.time, "perf_counter", lambda: clock["wall"])
+    monkeypatch.setattr(hurry.time, "thread_time", lambda: clock["own"])
+    takes = {"wall": 1.0, "own": 0.9}
+
+    class Timed:
+        parallel = True
+
+        def __call__(self, responses: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
+            for name, seconds in takes.items():
+                clock[name] += seconds
+            return [Verdict(True)] * len(responses)
+
+    early = EarlyGrader(Timed())
+    kept = early.tell
+    assert kept is not None  # nothing is known yet
+    early(["a"], PROBLEMS[:1])
+    assert early.tell is None
+    kept("b", PROBLEMS[0])  # who has asked before is heard, and nothing is begun
+    assert early._thread is None and early._waiting == []
+    takes["own"] = 0.1
+    early(["c"], PROBLEMS[:1])
+    assert early.tell is not None
 
 
 class Broken:
