@@ -41,13 +41,14 @@ class MathGrader:
     timeout: seconds one answer may take in a worker, parsing included, and about what a batch can be held up.
     policy: the choices on which sound graders differ.
 
-    parallel: it is given responses while others are still sampled, because its workers have nothing else to do then.
+    parallel: off, although its workers could be busy while the engine samples: most answers are decided in this process, where they hold
+        up the engine, and each smaller batch would have an allowance for questions that never end (both measured: it gained nothing).
 
     Safe to call from several threads; `close` (or the `with` block) gives the processes back. Raises `UsageError` for options
     that make no sense and `GraderError` when workers cannot be started, never because of a response.
     """
 
-    parallel = True
+    parallel = False
 
     def __init__(self, *, mode: Mode = "box", workers: int = 2, timeout: float = 3.0, policy: GradePolicy | None = None) -> None:
         if mode not in MODES:

@@ -89,6 +89,7 @@ def test_training_is_the_same_and_waits_less_for_the_grader(guesser: Path, tmp_p
     data.write_text("".join(json.dumps({"prompt": f"{p.prompt} {i}", "answer": p.gold}) + "\n" for i in range(4) for p in PROBLEMS))
     wanted = ["data=file", f"data.path={data}", f"model.path={guesser}", "recipe=clipcov", "trainer.steps=2", "sampler.prompts=2"]
     names: list[str] = []
+    monkeypatch.setattr(MathGrader, "parallel", True)
     grade = MathGrader.__call__
 
     def seen(self: MathGrader, *a: Any) -> list[Verdict]:
@@ -206,6 +207,7 @@ def test_an_interrupt_does_not_wait_for_the_grader(
 ) -> None:
     """The engine is interrupted while a question that takes ten minutes is being answered; the grader is closed, as a run does."""
     problem, other = (Problem(id="0", prompt="?", gold=gold, source="made") for gold in (ITS_GOLD, "2"))
+    monkeypatch.setattr(slow, "parallel", True)
     early = EarlyGrader(slow)
     assert early.tell is not None
     early.tell(f"\\boxed{{{ENDLESS}}}", problem)
