@@ -55,7 +55,13 @@ class Settings:
     overrides: tuple[str, ...] = ()
 
 
-QUICK = Settings(steps=40, n=16, k=16, problems=32, overrides=("sampler.prompts=4", "sampler.n=8", "track.keep_batches=0"))
+QUICK = Settings(
+    steps=40,
+    n=8,
+    k=8,
+    problems=32,
+    overrides=("sampler.prompts=4", "sampler.n=8", "trainer.minibatches=2", "track.ledger.rows=4", "track.keep_batches=0"),
+)
 
 
 @dataclass(frozen=True, slots=True)
