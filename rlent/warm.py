@@ -6,6 +6,7 @@ engine, and forks for every command; commands run one at a time, each in a sessi
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -57,7 +58,10 @@ def serve() -> None:
     """The warm process: a JSON request a line on stdin, two JSON lines for each on stdout, until stdin ends."""
     from rlent import run  # noqa: F401
     from rlent.eval import command  # noqa: F401
+    from rlent.policy.policy import Policy
 
+    Policy.load("tiny")  # libraries import half of themselves when a model is loaded
+    gc.freeze()  # a fork does not copy what its collector only looks at
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
