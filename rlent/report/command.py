@@ -139,6 +139,8 @@ def sentence(collection: Collection, found: Sequence[compare.Paired], ks: Sequen
                 listed = ", ".join(f"{d.label} {d.value:+.3f} ({d.low:+.3f} to {d.high:+.3f})" for d in sure[:3])
                 text += f". More than chance over {sure[0].over} explains, against {methods[0].label}: {listed}"
                 text += f"; the other{'s are' if unsure > 1 else ' is'} not." if unsure else "."
+            elif found and found[0].over == "seeds" and 1 < found[0].pairs and (least := 2.0 ** (1 - found[0].pairs)) >= 0.05:
+                text += f"; {found[0].pairs} seeds are too few to tell it from chance: p cannot be below {least:.2g}."
             elif found and found[0].pairs > 1:
                 text += f"; no difference from {methods[0].label} is larger than chance over {found[0].pairs} {found[0].over} explains."
             else:

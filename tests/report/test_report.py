@@ -280,3 +280,19 @@ def test_nine_methods_are_told_apart_in_curves_legend_and_tables() -> None:
         assert len(dashes) == len(seen) == 9
     swatches = {page.named("x", own) for own in look.values()}
     assert len(swatches) == 9 and sum("repeating-linear-gradient" in s for s in swatches) == 2
+
+
+@pytest.mark.parametrize(("seeds", "said"), [(1, "one seed cannot tell"), (3, "3 seeds are too few"), (6, "is larger than chance")])
+def test_the_sentence_blames_few_seeds_and_not_chance(seeds: int, said: str) -> None:
+    """Flipping the signs of n differences gives no p below 2 / 2^n."""
+    from rlent.report.collect import Collection, Method, RunData
+    from rlent.report.command import sentence
+
+    def method(label: str, score: float) -> Method:
+        rows = [{"step": t, "entropy/mean": 1.0, "eval/pass@4": score} for t in (1, 2)]
+        return Method(label, [RunData(Path("x"), label, {"seed": i}, {}, {}, rows, []) for i in range(seeds)])
+
+    methods = [method("grpo", 0.3), method("clipcov", 0.3 if seeds > 3 else 0.6)]
+    text = sentence(Collection(methods, [], None, [], []), compare.paired(methods, {"eval/pass@4": 4}), [1, 4])
+    assert said in text, text
+    assert ("p cannot be below 0.25" in text) == (seeds == 3)
