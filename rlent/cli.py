@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from rlent import __version__
 from rlent.errors import RlentError
+from rlent.launch import end_with, is_rank
 
 TRACEBACK = "--traceback"
 
@@ -739,4 +740,6 @@ def upload(run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder 
 
 def main() -> None:
     """Entry point of the `rlent` script."""
+    if is_rank():
+        end_with(lambda: app(prog_name="rlent"))
     app(prog_name="rlent")

@@ -7,15 +7,17 @@ however long that takes; the exit code is the rank's own; and a rank that dies t
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn
 
 from rlent.errors import UsageError
 
@@ -94,6 +96,32 @@ def child(arguments: Sequence[str]) -> int:
     with _passing_on([process]):
         code = process.wait()
     return code if code >= 0 else 128 - code
+
+
+def is_rank() -> bool:
+    """Whether this process is one of several ranks, by the environment that torchrun and `launch` give them."""
+    return os.environ.get("WORLD_SIZE", "1") != "1"
+
+
+def end_with(command: Callable[[], object]) -> NoReturn:
+    """Run a command and end the process as Python does, except that the interpreter is not taken apart.
+
+    Taking it apart aborts a rank (SIGABRT in place of its exit code) when a thread of gloo still holds what the last collective
+    was given, and takes seconds when much has been imported.
+    """
+    code = 0
+    try:
+        command()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # its reader has gone
+            stream.flush()
+    os._exit(code)
 
 
 def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> int:

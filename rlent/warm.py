@@ -6,14 +6,12 @@ engine, and forks for every command; commands run one at a time, each in a sessi
 
 from __future__ import annotations
 
-import atexit
 import gc
 import json
 import os
 import signal
 import subprocess
 import sys
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -82,6 +80,7 @@ def serve() -> None:
 def _be(arguments: Sequence[str], log: str, cwd: str) -> NoReturn:
     """The fork: the command, and its exit."""
     from rlent.cli import main
+    from rlent.launch import end_with
 
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -90,18 +89,7 @@ def _be(arguments: Sequence[str], log: str, cwd: str) -> NoReturn:
     for to, source in ((0, nothing), (1, out), (2, out)):
         os.dup2(source, to)
     sys.argv = ["rlent", *arguments]
-    code = 0
-    try:
-        main()
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:
-        traceback.print_exc()
-        code = 1
-    atexit._run_exitfuncs()  # what a process does at its end; taking modules apart takes a second and serves nobody
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    end_with(main)
 
 
 if __name__ == "__main__":

@@ -148,3 +148,32 @@ def test_replicas_by_machine_are_as_many_as_the_launcher_has_machines(monkeypatc
     monkeypatch.setenv("WORLD_SIZE", "16")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
     assert launch.copies(scale) == 2 and launch.copies({**scale, "replicas": 4}) == 4
+
+
+RANKS = """
+import os, socket, sys
+import torch.distributed
+from rlent.launch import end_with
+from rlent.world import World
+
+def rank():  # the last thing a rank does is a collective
+    sys.exit(3 if World.join().all_gather([1]) == [[1], [1]] else 4)
+
+codes = []
+for pair in range(12):
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        os.environ |= {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(s.getsockname()[1])}
+    for number in range(2):
+        os.environ["RANK"] = str(number)
+        if os.fork() == 0:
+            end_with(rank)
+    codes += [os.waitstatus_to_exitcode(os.wait()[1]) for _ in range(2)]
+print(set(codes))
+"""
+
+
+@pytest.mark.slow
+def test_a_rank_whose_last_act_was_a_collective_ends_with_its_own_exit_code() -> None:
+    done = subprocess.run([sys.executable, "-c", RANKS], env=environment(), capture_output=True, text=True, timeout=120)
+    assert done.stdout == "{3}\n", done.stdout + done.stderr
