@@ -45,7 +45,7 @@ fmt: $(STAMP)  ## sort imports and fix what can be fixed
 
 # With a torch that is there already: make test-gpu GPU_PYTHON=python3 (torch 2.11 or newer, transformers 5.16 or newer; vLLM need not be there).
 test-gpu: $(if $(GPU_PYTHON),,$(STAMP))  ## the tests that need a CUDA device
-	$(or $(GPU_PYTHON),$(BIN)/python) -m pytest -q -m gpu
+	$(or $(GPU_PYTHON),$(BIN)/python) -m pytest -q -m gpu $(shell grep -rl --include='test_*.py' 'mark\.gpu' tests)  # no others: they import more
 
 table: $(STAMP)  ## write the methods table of the README from the cards
 	$(BIN)/python scripts/methods_table.py --write

@@ -40,6 +40,7 @@ RECIPES = {
         "reward.ares.window=1",
         "reward.ares.threshold=0.2",
     ],
+    "sampled": ["recipe=clipcov", "shape.clip_cov.fraction=0.05", "shape.clip_cov.low=0.1", "trainer.look_back=sampler"],
     "epo": ["recipe=epo", "regularize.epo.penalty=hinge"],
 }
 SHARD = "scale.shard=true"

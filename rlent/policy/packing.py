@@ -102,33 +102,45 @@ class Packed:
         return Padded(found, slot, source, base[layout.row] + layout.place)
 
     def to(self, device: torch.device) -> Packed:
-        """The same with its tensors on a device, in place."""
-        padded = vars(self).get("padded")
-        for one in (self, padded) if padded else (self,):
-            for name in one.__dataclass_fields__ if isinstance(one, Padded) else vars(one):
-                value = getattr(one, name)
-                if isinstance(value, Tensor):
-                    setattr(one, name, value.to(device))
+        """The same with what a forward reads on a device, in place and in one transfer; what is asked for later stays on the host."""
+        held, padded, segments = vars(self), vars(self).get("padded"), vars(self).get("segments")
+        if device.type == "cpu":
+            return self
+        own = [self.ids, self.position, self.pick]
+        mine = [padded.slot, padded.source, padded.pick] if padded else []
+        moved = _sent([*own, *mine, *(segments[:3] if segments else ())], device)
+        self.ids, self.position, self.pick = moved[:3]
+        if padded:
+            padded.slot, padded.source, padded.pick = moved[3:6]
+        if segments:
+            held["segments"] = (*moved[-3:], *segments[3:])
         return self
 
     @functools.cached_property
     def segments(self) -> tuple[Tensor, Tensor, Tensor, int, int]:
         """Of variable-length attention: `keys` [K] the packed token of each key, bounds of the queries and of the keys
-        [segments + 1] int32, and the longest of each. A segment's queries are a prompt, or a response without its prompt."""
-        device, rows = self.ids.device, (self.answers > 0).nonzero().squeeze(1)
+        [segments + 1] int32, and the longest of each. A segment's queries are a prompt, or a response without its prompt.
+        Asked for before the tokens are moved to a device."""
+        rows = (self.answers > 0).nonzero().squeeze(1)
         ahead = self.prompt_lengths[self.prompt_of[rows]]
         queries = torch.cat((self.prompt_lengths, self.answers[rows]))
         seen = torch.cat((self.prompt_lengths, ahead + self.answers[rows]))
         where, end = seen.cumsum(0) - seen, int(seen.sum())
-        segment = torch.repeat_interleave(torch.arange(len(seen), device=device), seen, output_size=end)
-        offset = torch.arange(end, device=device) - where[segment]
+        segment = torch.repeat_interleave(torch.arange(len(seen)), seen, output_size=end)
+        offset = torch.arange(end) - where[segment]
         begin = torch.cat((self.starts, self.starts[self.prompt_of[rows]]))[segment]  # of the prompt
         before = torch.cat((self.prompt_lengths, ahead))[segment]
         own = torch.cat((self.starts, self.begins[rows]))[segment]
         keys = torch.where(offset < before, begin + offset, own + offset - before)
-        zero = torch.zeros(1, dtype=torch.long, device=device)
+        zero = torch.zeros(1, dtype=torch.long)
         bounds = [torch.cat((zero, x.cumsum(0))).to(torch.int32) for x in (queries, seen)]
         return keys, *bounds, int(queries.max()), int(seen.max())
+
+
+def _sent(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """Whole numbers on a device, sent at once."""
+    flat = torch.cat([t.long() for t in tensors]).to(device)
+    return [part.to(t.dtype) for part, t in zip(flat.split([t.numel() for t in tensors]), tensors, strict=True)]
 
 
 def buckets(lengths: Sequence[int]) -> list[list[int]]:
@@ -236,8 +248,7 @@ class PackedForward(GeneralForward):
 
     def __call__(self, layout: Layout, layers: Sequence[int] = ()) -> dict[str, Tensor]:
         packed = Packed(layout)
-        if self.way == "rows":
-            _ = packed.padded
+        _ = packed.padded if self.way == "rows" else packed.segments
         packed.to(self.device)
         states: dict[str, Tensor] = {}
         with self._listening(layers, states):

@@ -167,7 +167,8 @@ class Policy:
         for name, probe in rowwise.items():
             wide = {k: part[k] for k in probe_reads(probe) if k in part} | {"mask": mask.to(states["hidden"].device)}
             answer = call_probe(probe, wide | {k: _scatter(v, mask, v.device) for k, v in states.items()})
-            out |= {f"{name}_{k}": v for k, v in answer.items()} if isinstance(answer, Mapping) else {name: answer}
+            answers = {f"{name}_{k}": v for k, v in answer.items()} if isinstance(answer, Mapping) else {name: answer}
+            out |= {k: v.to(mask.device) for k, v in answers.items()}
         return out
 
     @torch.no_grad()
