@@ -18,6 +18,9 @@ do the same work, each in a process of its own that stays alive; only one runs a
 TRL lives in an environment of its own (`--env`), which the script makes: the torch and transformers of this interpreter,
 and the latest TRL that goes with them, unless `--trl` names a version.
 
+The limit to compare with is measured in the same run: the matrix products of a step (each prompt once, no padding) at the rate
+of large products with as many threads.
+
 Ratios are between blocks of the same round, so that other work on the machine enters them less than it enters the seconds.
 Where there is much of it, threads that spin while they wait for each other take the step apart: set `OMP_WAIT_POLICY=passive`
 (the children inherit it) or `--threads 1`, and read the ratio of CPU seconds.
@@ -86,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def measure(given: argparse.Namespace, trl_python: str | None, model: str | None = None) -> dict[str, Any]:
     """One comparison, of the embedded model or that of a folder."""
     sides = [side for side in SIDES if side in given.sides]
-    load = [os.getloadavg()[0]]
+    load, rate = [os.getloadavg()[0]], [matrix_rate(given.threads)]
     with tempfile.TemporaryDirectory() as folder:
         problems = write_problems(Path(folder) / "problems.jsonl", given)
         pythons = {side: trl_python if side == "trl" and trl_python else sys.executable for side in sides}
@@ -96,9 +99,58 @@ def measure(given: argparse.Namespace, trl_python: str | None, model: str | None
         finally:
             for child in started.values():
                 child.close()
+        gflop = step_gflop(model, problems, given, statistics.median(b.tokens / b.steps for done in blocks.values() for b in done))
     load.append(os.getloadavg()[0])
+    rate.append(matrix_rate(given.threads))
     about = {"machine": machine(given.threads, load), "versions": versions(trl_python), "settings": settings(given)}
-    return about | report(blocks)
+    found = about | report(blocks)
+    return found | {"limit": limit(found, max(rate), matrix_rate(1) if given.threads > 1 else max(rate), gflop)}
+
+
+RATE = """
+import time, torch
+from rlent.math.products import linear
+a, b, rates = torch.randn(1024, 1024), torch.randn(1024, 1024), []
+for product in (torch.matmul, linear):
+    times = []
+    for _ in range(30):
+        began = time.perf_counter()
+        product(a, b)
+        times.append(time.perf_counter() - began)
+    rates.append(2 * 1024**3 / sorted(times[5:])[12] / 1e9)
+print(max(rates))
+"""
+
+
+def matrix_rate(threads: int) -> float:
+    """GFLOP/s of large float32 matrix products by the fastest library here, in a process of its own with that many threads."""
+    given = {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(package_root())}
+    done = subprocess.run([sys.executable, "-c", RATE], env=os.environ | given, check=True, capture_output=True)
+    return float(done.stdout)
+
+
+def step_gflop(model: str | None, problems: Path, given: argparse.Namespace, tokens: float) -> dict[str, float]:
+    """GFLOP of the model's matrix products in a step with each prompt read once and no padding: 2 a weight and token forward, 6 with gradients."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    from rlent.assets import tiny_path
+
+    place = model or str(tiny_path())
+    with torch.device("meta"):
+        net: Any = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(place))
+    weights = sum(m.weight.numel() for m in net.modules() if isinstance(m, torch.nn.Linear))
+    prompts = [json.loads(line)["prompt"] for line in problems.read_text().splitlines()]
+    length = statistics.mean(len(ids) for ids in AutoTokenizer.from_pretrained(place)(prompts)["input_ids"])
+    once = weights * (tokens + given.prompts * length) / 1e9
+    return {"sample": 2 * once, "look_back": 2 * once, "update": 6 * once}
+
+
+def limit(found: Mapping[str, Any], rate: float, one: float, gflop: Mapping[str, float]) -> dict[str, Any]:
+    """The seconds that the products of a step take at the matrix rate, and how many times that each side takes."""
+    need = {side: (sum(gflop.values()) - (side == "sampler") * gflop["look_back"]) / rate for side in found["sides"]}
+    times = {side: row["seconds_per_step"]["median"] / need[side] for side, row in found["sides"].items()}
+    return {"gflops": rate, "gflops_of_one_thread": one, "gflop": dict(gflop), "seconds": need, "times": times}
 
 
 def write_model(folder: Path, width: int) -> int:
@@ -124,12 +176,16 @@ def show_widths(table: Sequence[Mapping[str, Any]]) -> str:
     lines = [
         f"{'width':>6}{'parameters':>12}"
         + "".join(f"{side + ' s/step':>15}" for side in sides)
-        + f"{'rlent / TRL':>24}{'sampler / TRL':>24}"
+        + f"{'rlent / TRL':>24}{'sampler / TRL':>24}{'limit s/step':>14}"
     ]
     for row in table:
         seconds = "".join(f"{row['sides'][side]['seconds_per_step']['median']:>15.3f}" for side in sides)
         ratios = ["{median:.2f} ({min:.2f} to {max:.2f})".format(**row[k]) if k in row else "-" for k in ("ratio", "sampler_ratio")]
-        lines.append(f"{row['width']:>6}{row['parameters'] / 1e6:>10.1f} M{seconds}" + "".join(f"{ratio:>24}" for ratio in ratios))
+        lines.append(
+            f"{row['width']:>6}{row['parameters'] / 1e6:>10.1f} M{seconds}"
+            + "".join(f"{ratio:>24}" for ratio in ratios)
+            + f"{row['limit']['seconds'][sides[0]]:>14.3f}"
+        )
     return "\n".join(lines)
 
 
@@ -439,6 +495,14 @@ def show(found: Mapping[str, Any]) -> str:
         share, cpu = found["metrics_share"], found["metrics_cpu_share"]
         lines.append(_verdict("entropy, covariance and ledger, share of the step", share, cpu, "{:.1%}", "under"))
         lines.append(f"the stages ledger and measure of rlent alone: {found['metrics_stage_share']['median']:.1%}")
+    if "limit" in found:
+        top = found["limit"]
+        lines += [
+            "",
+            f"matrix rate {top['gflops']:.0f} GFLOP/s with {where['threads']} threads, {top['gflops_of_one_thread']:.0f} with one; "
+            f"the products of a step are {sum(top['gflop'].values()):.1f} GFLOP: "
+            + ", ".join(f"{side} takes {top['times'][side]:.2f} times {top['seconds'][side]:.3f} s" for side in top["times"]),
+        ]
     return "\n".join(lines)
 
 

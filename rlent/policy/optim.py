@@ -169,7 +169,7 @@ def _norm(grads: list[Tensor]) -> Tensor:
         total = nn.utils.get_total_norm(grads)
         return total.full_tensor() if hasattr(total, "full_tensor") else total
     norms = torch._foreach_norm([g.float() if g.dtype in _HALF else g for g in grads])
-    norm: Tensor = torch.linalg.vector_norm(torch.stack([n.double().to(norms[0].device) for n in norms]))
+    norm: Tensor = torch.linalg.vector_norm(torch.stack([n.to(norms[0].device) for n in norms]).double())
     return norm
 
 

@@ -208,8 +208,7 @@ def _told(shares: Sequence[Sequence[tuple[str, float, int]]]) -> dict[str, float
 
 
 def _pad(rows: Sequence[Sequence[float]], width: int, dtype: torch.dtype) -> Tensor:
+    lengths = torch.tensor([len(row) for row in rows], dtype=torch.long)
     out = torch.zeros((len(rows), width), dtype=dtype)
-    for i, row in enumerate(rows):
-        if len(row):
-            out[i, : len(row)] = torch.as_tensor(row, dtype=dtype)
+    out[torch.arange(width) < lengths[:, None]] = torch.tensor([value for row in rows for value in row], dtype=dtype)
     return out

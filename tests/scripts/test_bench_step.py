@@ -67,6 +67,20 @@ def test_ratios_are_taken_round_by_round():
     assert found["sides"]["trl"]["tokens_per_second"] == pytest.approx({"median": 100.0, "min": 10.0, "max": 100.0})
 
 
+def test_the_limit_is_the_products_of_a_step_at_the_matrix_rate(tmp_path):
+    found = script.report({"rlent": [block(5.0)], "sampler": [block(4.0)]})  # 0.5 and 0.4 s a step
+    top = script.limit(found, 100.0, 60.0, {"sample": 4.0, "look_back": 4.0, "update": 12.0})
+    assert top["seconds"] == pytest.approx({"rlent": 0.2, "sampler": 0.16})
+    assert top["times"] == pytest.approx({"rlent": 2.5, "sampler": 2.5})
+    problems = tmp_path / "problems.jsonl"
+    problems.write_text('{"prompt": "1 2 3"}\n' * 3)
+    given = script.parse(SMALL)
+    few, many = (script.step_gflop(None, problems, given, tokens) for tokens in (0, 1000))
+    weights = (many["sample"] - few["sample"]) * 1e9 / 2 / 1000  # those of the embedded model, the tied head among them
+    assert 780_000 < weights < 800_000 and many["update"] == pytest.approx(3 * many["sample"]) == pytest.approx(3 * many["look_back"])
+    assert few["sample"] * 1e9 / 2 / weights == pytest.approx(4 * 3)  # four prompts of three tokens
+
+
 def test_stages_are_seconds_a_step_and_a_stage_a_side_lacks_is_left_out():
     found = full({"rlent": [block(5.0, sample=2.0, ledger=1.0, other=2.0)], "trl": [block(8.0, sample=6.0, other=2.0)]})
     assert found["sides"]["rlent"]["stages"] == pytest.approx({"sample": 0.2, "ledger": 0.1, "other": 0.2})
@@ -131,7 +145,7 @@ def test_a_table_over_widths_has_a_line_for_each_model(capsys):
     small = [*SMALL, "--repeats", "1", "--steps", "1", "--sides", "rlent"]
     script.main([*small, "--widths", "64", "128"])
     head, *lines = capsys.readouterr().out.splitlines()
-    assert head.split() == ["width", "parameters", "rlent", "s/step", "rlent", "/", "TRL", "sampler", "/", "TRL"]
+    assert head.split() == ["width", "parameters", "rlent", "s/step", "rlent", "/", "TRL", "sampler", "/", "TRL", "limit", "s/step"]
     assert [line.split()[0] for line in lines] == ["64", "128"] and lines[1].split()[1:3] == ["0.8", "M"]
     with pytest.raises(SystemExit):
         script.parse(["--widths", "100"])
