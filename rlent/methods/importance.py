@@ -4,7 +4,7 @@ Tokens were drawn from the sampler's distribution, the update assumes the traine
 bounded. Truncated: Your Efficient RL Framework Secretly Brings You Off-Policy RL Training (Yao et al. 2025; F. Yao's TIS), the
 truncation of Ionides 2008. Masked: Every Step Evolves, arXiv:2510.18855 (IcePop).
 Seat: shape, once per step.
-Checked against: the formula only. Bounds are our choice where the papers' runs differ.
+Checked against: the formula written out. Bounds are our choice where the papers' runs differ.
 """
 
 from typing import Literal

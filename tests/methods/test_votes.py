@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 from runs import rows, train
+from scipy import stats
 
+from rlent import noise
 from rlent.math.vote import clusters_of_first, clusters_of_later
 from rlent.methods.control_rewards import format_only, majority, random, unless_majority_is_right, wrong_majority
 from rlent.methods.empo import common_subsequence, free_form, from_question, meaning
@@ -128,6 +130,21 @@ def test_a_random_reward_belongs_to_the_row():
     assert random(noise, answers, law="coin", chance=0.5, parsed=False).tolist() == [1, 0, 1]
     assert random(noise, answers, law="coin", chance=0.5, parsed=True).tolist() == [1, 0, 0]
     assert random(noise, answers, law="uniform", chance=0.5, parsed=False).tolist() == pytest.approx([0.1, 0.6, 0.4])
+
+
+def test_a_random_reward_has_the_law_it_names_whatever_the_answer() -> None:
+    """Against the published control: Bernoulli(chance), or U(0, 1), independent of being right."""
+    draws = noise.uniform("reward/random", 0, torch.arange(20_000))
+    right = torch.arange(20_000) % 3 == 0
+    answers = ["1" if r else None for r in right.tolist()]
+    for chance in (0.5, 0.2):
+        found = random(draws, answers, law="coin", chance=chance, parsed=False)
+        assert set(found.tolist()) == {0.0, 1.0}
+        for part in (found[right], found[~right]):
+            assert abs(float(part.mean()) - chance) < 4 * (chance * (1 - chance) / len(part)) ** 0.5
+    even = random(draws, answers, law="uniform", chance=0.5, parsed=False)
+    assert stats.kstest(even.double().numpy(), "uniform").pvalue > 1e-3
+    assert not random(draws, answers, law="uniform", chance=0.5, parsed=True)[~right].any()
 
 
 def test_all_vote_and_only_the_first_are_trained_on(tmp_path: Path) -> None:
