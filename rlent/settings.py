@@ -63,6 +63,7 @@ class Scale:
     threads: PositiveCount | None
     timeout: Seconds
     packing: Literal["auto", "rows", "varlen", "off"] = "auto"
+    compile: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

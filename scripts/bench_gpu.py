@@ -64,6 +64,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=8, help="responses of a part, all to one prompt")
     parser.add_argument("--prompt-share", type=float, default=0.25, help="share of a row that is its prompt")
     parser.add_argument("--recompute", action="store_true", help="activation checkpointing, on both sides")
+    parser.add_argument("--compile", action="store_true", help="norms and MLPs by torch.compile, on our side")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--parts", nargs="+", choices=("update", "head", "step"), default=["update", "head", "step"])
     parser.add_argument("--json", action="store_true")
@@ -143,7 +144,7 @@ OPTIM = {"lr": 1e-6, "max_norm": 1.0}
 
 def ours(config: Qwen2Config, given: argparse.Namespace) -> tuple[Policy, Callable[[Batch], None]]:
     """The trainer's own forward and update, and a loss of log-probability and entropy like that of a recipe with an entropy bonus."""
-    policy = Policy(model(config, given), optim=OPTIM, recompute=given.recompute)
+    policy = Policy(model(config, given), optim=OPTIM, recompute=given.recompute, compile=given.compile)
 
     def once(part: Batch) -> None:
         live = policy(part)

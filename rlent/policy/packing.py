@@ -292,10 +292,15 @@ def _register() -> None:
     AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
+def two_rows(vocab: int) -> Layout:
+    """Two rows of one prompt, of different lengths, with which forwards of a model are compared."""
+    tokens = torch.tensor([[3, 1, 4, 1], [2, 7, 0, 0]]) % vocab
+    return Layout.of([[1 % vocab, 5 % vocab, 9 % vocab]] * 2, tokens, torch.tensor([[True] * 4, [True, True, False, False]]))
+
+
 @torch.no_grad()
 def difference(one: Any, other: Any, vocab: int) -> float:
     """How far two forwards of a model are apart on two rows of one prompt, as a share of the largest hidden state."""
-    tokens = torch.tensor([[3, 1, 4, 1], [2, 7, 0, 0]]) % vocab
-    layout = Layout.of([[1 % vocab, 5 % vocab, 9 % vocab]] * 2, tokens, torch.tensor([[True] * 4, [True, True, False, False]]))
+    layout = two_rows(vocab)
     a, b = (forward(layout)["hidden"].float() for forward in (one, other))
     return float((a - b).abs().max() / b.abs().max().clamp(min=1e-6))

@@ -22,7 +22,7 @@ from rlent.policy import packing as packed_family
 from rlent.policy.forward import Forward, GeneralForward, Layout, text_config
 from rlent.policy.head import Probe, call_probe, probe_reads, token_statistics, token_statistics_backward
 from rlent.policy.optim import Update
-from rlent.policy.shard import Sharding, gathered, recompute_layers, shard
+from rlent.policy.shard import Sharding, compile_layers, gathered, recompute_layers, shard
 from rlent.types import Batch
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64, "float16": torch.float16}
@@ -47,6 +47,7 @@ class Policy:
         sharding: Sharding | None = None,
         recompute: bool = False,
         packing: str = "auto",
+        compile: bool = False,
     ) -> None:
         """Wrap a model.
 
@@ -58,17 +59,24 @@ class Policy:
             updates_per_step: optimizer updates in a step; they share a learning rate.
             lean: use the lean forward (`rlent.policy.lean`); None where it fits, True refuses a model it does not fit.
             packing: how packed rows attend (`rlent.policy.packing`); `off` pads rows, and so does a model that cannot be packed.
+            compile: norms and MLPs by torch.compile, in the general forward.
 
         Raises:
-            ModelError: `lean` or a way of packing was asked for and does not fit, or the model changes its logits in a way the
-                head does not know.
+            ModelError: `lean` or a way of packing was asked for and does not fit, torch.compile fails or gives other numbers, or
+                the model changes its logits in a way the head does not know.
         """
         self.model, self.tokenizer = model, tokenizer
         self.compute: torch.dtype = (sharding and sharding.compute) or next(model.parameters()).dtype  # of the forward pass
         _no_dropout(model)
         model.eval()
         reason = lean_family.obstacle(model) or (
-            "it is split over ranks" if sharding else "its layers are recomputed" if recompute else None
+            "it is split over ranks"
+            if sharding
+            else "its layers are recomputed"
+            if recompute
+            else "its layers are compiled"
+            if compile
+            else None
         )
         if lean and reason:
             raise ModelError(f"the lean forward does not fit this model: {reason}; leave lean null")
@@ -78,6 +86,8 @@ class Policy:
         self.limit: int | None = getattr(config, "max_position_embeddings", None)
         self.head: Any = model.get_output_embeddings()
         self.softcap: float | None = getattr(config, "final_logit_softcapping", None)
+        if compile:
+            _compile(self)
         _check_head(self)
         if recompute:
             recompute_layers(model)
@@ -101,6 +111,7 @@ class Policy:
         sharding: Sharding | None = None,
         recompute: bool = False,
         packing: str = "auto",
+        compile: bool = False,
     ) -> Policy:
         """Load a model and its tokenizer from a folder, from the hub by name, or the embedded one as `tiny`.
 
@@ -132,6 +143,7 @@ class Policy:
             sharding=sharding,
             recompute=recompute,
             packing=packing,
+            compile=compile,
         )
 
     @property
@@ -451,6 +463,32 @@ def _no_dropout(model: Any) -> None:
         for name, value in vars(module).copy().items():
             if name.endswith("dropout") and isinstance(value, float) and value:
                 setattr(module, name, 0.0)
+
+
+@torch.no_grad()
+def _compile(policy: Policy) -> None:
+    """Compile the layers, and compare hidden states before and after on two rows.
+
+    Raises:
+        ModelError: torch.compile fails, as without a C++ compiler, or the numbers are others.
+    """
+    layout = packed_family.two_rows(text_config(policy.model).vocab_size)
+    dtype = policy.compute
+    with torch.autocast(policy.head.weight.device.type, dtype=dtype, enabled=dtype != policy.head.weight.dtype):
+        before = policy._forward(layout)["hidden"]
+        compile_layers(policy.model)
+        try:
+            after = policy._forward(layout)["hidden"]
+        except Exception as error:  # whatever a compiler can say
+            first = str(error).strip().splitlines()[0][:200] if str(error).strip() else ""
+            raise ModelError(
+                f"scale.compile is true, and torch.compile fails here: {type(error).__name__}: {first}; false is accepted"
+            ) from error
+    off = float((after.float() - before.float()).abs().max() / before.float().abs().max().clamp(min=1e-6))
+    if not off <= (0.05 if dtype in (torch.bfloat16, torch.float16) else 1e-3):
+        raise ModelError(
+            f"scale.compile is true, and the compiled layers give hidden states off by {off:.2g} of the largest; false is accepted"
+        )
 
 
 @torch.no_grad()

@@ -57,6 +57,17 @@ def recompute_layers(model: Any) -> None:
         layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
 
 
+def compile_layers(model: Any) -> None:
+    """Compile each layer's norms and MLP, for rows of any number; the attention stays as it is, since packed rows go through it.
+
+    A module compiles itself: parameters keep their names.
+    """
+    for layer in _layers(model):
+        for name in ("input_layernorm", "post_attention_layernorm", "mlp"):
+            if isinstance(part := getattr(layer, name, None), nn.Module):
+                part.compile(dynamic=True)
+
+
 def shard(model: Any, how: Sharding) -> Root:
     """Split a model over all ranks, in place.
 
