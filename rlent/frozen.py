@@ -35,7 +35,10 @@ RECORD = ("loss", "pull", "gradient", "weight", "gate")
 
 def save(batch: Batch, path: Path) -> Path:
     """Write a batch: tensors as they are, lists and plain numbers as JSON in the file's metadata."""
-    tensors = {k: v.detach().cpu().contiguous() for k, v in batch.streams.items() if isinstance(v, Tensor)}
+    host = {k: v.detach().cpu() for k, v in batch.streams.items() if isinstance(v, Tensor)}
+    tensors = {
+        k: v.clone(memory_format=torch.contiguous_format) for k, v in host.items()
+    }  # two streams may be one tensor, which a file refuses
     plain = {k: v for k, v in batch.streams.items() if not isinstance(v, Tensor)}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")

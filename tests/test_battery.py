@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from runs import SMALL, rows, train
 
-from rlent import commands, metrics
+from rlent import commands, frozen, metrics
 from rlent.recipe import groups
 
 NAMES = sorted(groups()["recipe"])
@@ -20,7 +20,7 @@ MORE = dict.fromkeys(
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_trains_resumes_in_the_middle_and_explains_what_it_logs(name: str, tmp_path: Path) -> None:
     overrides = [f"recipe={name}", "eval.every=3", "eval.n=2", "eval.ks=[1,2]", "eval.problems=4", *MORE.get(name, [])]
-    whole = train(tmp_path / "whole", *overrides, "trainer.steps=3", "checkpoint.every=0")
+    whole = train(tmp_path / "whole", *overrides, "trainer.steps=3", "checkpoint.every=0", "track.keep_batches=3")
     cut = train(tmp_path / "cut", *overrides, "trainer.steps=3", "checkpoint.every=2")
     (cut / "checkpoints" / "step_000003").rename(cut / "gone")  # as if killed after step 2's checkpoint
     assert commands.train([], resume=str(cut)) == 0
@@ -32,6 +32,8 @@ def test_a_recipe_trains_resumes_in_the_middle_and_explains_what_it_logs(name: s
         bad = [k for k, v in row.items() if v is None or not math.isfinite(v)]
         assert not bad, f"not finite: {bad}"
     assert rows(whole)[0]["update/grad_norm"] >= 0
+    kept = frozen.load(whole / "batches" / "step_000003.safetensors")
+    assert len(kept) == len(kept["mask"]) and {"tokens", "adv", "reward"} <= kept.streams.keys()
 
 
 PAIRS = [
