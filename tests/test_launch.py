@@ -150,6 +150,33 @@ def test_replicas_by_machine_are_as_many_as_the_launcher_has_machines(monkeypatc
     assert launch.copies(scale) == 2 and launch.copies({**scale, "replicas": 4}) == 4
 
 
+ENDS = """
+import atexit, sys, threading, time
+from concurrent.futures import ThreadPoolExecutor
+from rlent.launch import end_with
+
+class Left:
+    def __del__(self):
+        print("taken apart")
+
+left = Left()
+atexit.register(print, "at exit")
+
+def work():
+    ThreadPoolExecutor(1).submit(print, "pooled")
+    threading.Thread(target=lambda: (time.sleep(0.2), print("waited for"))).start()
+    sys.exit("a reason")
+
+end_with(work)
+"""
+
+
+def test_a_process_that_is_not_taken_apart_loses_nothing() -> None:
+    done = subprocess.run([sys.executable, "-c", ENDS], env=environment(), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and done.stderr == "a reason\n"
+    assert done.stdout.split("\n") == ["pooled", "waited for", "at exit", ""]
+
+
 RANKS = """
 import os, socket, sys
 import torch.distributed
