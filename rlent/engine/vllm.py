@@ -10,10 +10,12 @@ log-probabilities must be the policy's. Nothing else tells when an engine goes o
 from __future__ import annotations
 
 import contextlib
+import glob
 import importlib
 import os
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -103,6 +105,7 @@ class VllmEngine:
             os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
             self._board = importlib.import_module("rlent.engine.vllm_rules").Board()
         threads = torch.get_num_threads()
+        shared = _own_name(self._group) if self._group is not None and not gpu else None
         folder = tempfile.TemporaryDirectory(prefix="rlent-vllm-")
         self._folder = folder  # lives as long as the engine
         model.config.save_pretrained(folder.name)
@@ -129,6 +132,10 @@ class VllmEngine:
             )
         except (RuntimeError, ValueError, AssertionError, NotImplementedError, KeyError) as error:
             raise EngineError(_why(error, model, gpu)) from error
+        if shared:  # every rank has it open now; without a name nothing stays behind, however the process ends
+            for left in glob.glob(f"/dev/shm/*{shared}*"):
+                with contextlib.suppress(OSError):
+                    os.unlink(left)
         torch.set_num_threads(threads)
         worker = self.llm.llm_engine.model_executor.driver_worker
         self._worker: Any = getattr(worker, "worker", worker)
@@ -309,6 +316,17 @@ def _groups_of(size: int, ranks: int) -> Any:
     """This rank's group of `size` consecutive ranks. All ranks make all groups together."""
     groups = [dist.new_group(list(range(first, first + size)), backend="gloo") for first in range(0, ranks, size)]
     return groups[dist.get_rank() // size]
+
+
+def _own_name(group: Any) -> str:
+    """Part of the name of the memory that ranks share on a CPU. vLLM's own is the same for every run on a machine, so that a
+    second one, or one after a run that was killed, cannot start."""
+    found: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(found, uuid.uuid4().hex[:16], group=group)
+    shared = importlib.import_module("vllm.distributed.device_communicators.cpu_communicator")._CPUSHMDistributed
+    theirs = shared.make_group_name
+    shared.make_group_name = staticmethod(lambda communicator: f"{theirs(communicator)}-{found[0]}")
+    return str(found[0])
 
 
 def _why(error: Exception, model: Any, gpu: bool) -> str:
