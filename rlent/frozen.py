@@ -35,14 +35,12 @@ RECORD = ("loss", "pull", "gradient", "weight", "gate")
 
 def save(batch: Batch, path: Path) -> Path:
     """Write a batch: tensors as they are, lists and plain numbers as JSON in the file's metadata."""
-    host = {k: v.detach().cpu() for k, v in batch.streams.items() if isinstance(v, Tensor)}
-    tensors = {
-        k: v.clone(memory_format=torch.contiguous_format) for k, v in host.items()
-    }  # two streams may be one tensor, which a file refuses
+    # Copies: two streams may be one tensor, which a file refuses.
+    copied = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in batch.streams.items() if isinstance(v, Tensor)}
     plain = {k: v for k, v in batch.streams.items() if not isinstance(v, Tensor)}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
-    save_file({**tensors, "row": batch.row.clone()}, str(temporary), metadata={"streams": json.dumps(plain, default=str)})
+    save_file({**copied, "row": batch.row.clone()}, str(temporary), metadata={"streams": json.dumps(plain, default=str)})
     temporary.rename(path)
     return path
 

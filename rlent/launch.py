@@ -101,7 +101,7 @@ def child(arguments: Sequence[str]) -> int:
 
 def is_rank() -> bool:
     """Whether this process is one of several ranks, by the environment that torchrun and `launch` give them."""
-    return os.environ.get("WORLD_SIZE", "1") != "1"
+    return int(os.environ.get("WORLD_SIZE") or 1) > 1
 
 
 def end_with(command: Callable[[], object]) -> NoReturn:

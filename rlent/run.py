@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import time
@@ -721,7 +720,7 @@ def loading(model: Mapping[str, Any], scale: Mapping[str, Any]) -> dict[str, Any
     known = {k: model[k] for k in ("path", "dtype", "attn", "revision", "trust_remote_code") if k in model}
     known |= {"device": scale["device"], "recompute": scale["recompute"], "packing": scale.get("packing", "auto")}
     known["compile"] = scale.get("compile", False)
-    if scale["shard"] and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if scale["shard"] and launch.is_rank():
         compute = getattr(torch, scale["compute"]) if scale["compute"] else None
         known["sharding"] = Sharding(replicas=launch.copies(scale), compute=compute, offload=bool(scale["offload"]))
     return known

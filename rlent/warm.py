@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from rlent.launch import end_with
+
 
 class Warm:
     """The parent's end. Not shared between threads."""
@@ -80,7 +82,6 @@ def serve() -> None:
 def _be(arguments: Sequence[str], log: str, cwd: str) -> NoReturn:
     """The fork: the command, and its exit."""
     from rlent.cli import main
-    from rlent.launch import end_with
 
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -51,8 +51,9 @@ MORE = ["model.dtype=bfloat16", "scale.recompute=true", "eval.every=2", "eval.n=
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("options", "rel"), [([], 0.02), (["trainer.look_back=sampler"], 0.02)])
-def test_a_run_gives_the_numbers_of_one_without_a_device(options: list[str], rel: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [[], ["trainer.look_back=sampler"]], ids=["policy", "sampler"])
+def test_a_run_gives_the_numbers_of_one_without_a_device(options: list[str], tmp_path: Path) -> None:
+    """To rounding, of which the mismatch of engine and trainer consists."""
     common = [*SMALL, *GPU, "recipe=clipcov", "shape.clip_cov.fraction=0.05", "trainer.steps=2", "checkpoint.every=1", *options]
     with device():
         there = train(tmp_path / "there", *common, "trainer.steps=1", small=[])
@@ -61,6 +62,7 @@ def test_a_run_gives_the_numbers_of_one_without_a_device(options: list[str], rel
     for one, other in zip(rows(here), rows(there), strict=True):
         assert one.keys() == other.keys()
         for key in one:
+            rel = 0.02 if key.startswith(("mismatch/", "noise/")) else 1e-3
             assert other[key] == pytest.approx(one[key], rel=rel, abs=1e-5), f"step {one['step']}: {key}"
 
 
@@ -85,13 +87,23 @@ def test_the_host_waits_as_often_as_the_plan_needs(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.slow
 def test_verbs_that_read_a_run_use_its_device(tmp_path: Path) -> None:
-    with device():
+    with device() as waits:
         run = train(tmp_path / "run", *SMALL, *GPU, *MORE, "recipe=kl", "trainer.steps=2", "track.keep_batches=1", small=[])
-        assert commands.evaluate([f"run={run}", "eval.problems=4", "eval.n=2", "eval.ks=[1,2]"]) == 0
-        assert commands.replay(str(run), ["recipe=clipcov,siren,erank", "scale=gpu"], model=str(run)) == 0
+
+        def evaluate() -> int:
+            return commands.evaluate([f"run={run}", "eval.problems=4", "eval.n=2", "eval.ks=[1,2]"])
+
+        def replay() -> int:
+            return commands.replay(str(run), ["recipe=clipcov,siren,erank", "scale=gpu"], model=str(run))
+
+        def measure() -> int:
+            return commands.measure(str(run), str(next(run.glob("eval/*/responses.jsonl"))), ["scale=gpu"])
+
+        for verb in (evaluate, replay, measure):
+            waits.clear()
+            assert verb() == 0
+            assert waits["move to cuda", "rlent/policy/policy.py"] > 20, verb.__name__  # the model's tensors, to begin with
         assert commands.inspect(str(run), ["scale=gpu"], methods=["klcov"], out=str(tmp_path / "page.html")) == 0
-        file = next(run.glob("eval/*/responses.jsonl"))
-        assert commands.measure(str(run), str(file), ["scale=gpu"]) == 0
 
 
 @pytest.mark.slow

@@ -105,37 +105,33 @@ class VllmEngine:
             os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
             self._board = importlib.import_module("rlent.engine.vllm_rules").Board()
         threads = torch.get_num_threads()
-        shared = _own_name(self._group) if self._group is not None and not gpu else None
         folder = tempfile.TemporaryDirectory(prefix="rlent-vllm-")
         self._folder = folder  # lives as long as the engine
         model.config.save_pretrained(folder.name)
         try:
-            self.llm: Any = vllm.LLM(
-                folder.name,
-                skip_tokenizer_init=True,
-                load_format="dummy",
-                dtype=str(self.dtype).removeprefix("torch."),
-                enforce_eager=not gpu if eager is None else eager,
-                distributed_executor_backend="external_launcher" if ranks > 1 else "uni",
-                tensor_parallel_size=tensor_parallel,
-                logprobs_mode="processed_logprobs",
-                max_logprobs=max(1, self.entropy_top),
-                max_model_len=self.limit,
-                max_num_seqs=max_batch,
-                enable_prefix_caching=prefix_cache,
-                enable_sleep_mode=self._sleeps,
-                disable_log_stats=True,
-                **({"logits_processors": [self._board.processor()], "async_scheduling": False} if ruled else {}),
-                **({"gpu_memory_utilization": memory} if gpu else {"kv_cache_memory_bytes": cpu_cache << 30}),
-                # a prompt read in pieces draws a token for each piece; only a GPU's generator can take such a draw back
-                **({} if gpu else {"enable_chunked_prefill": False, "max_num_batched_tokens": max(4096, self.limit or 0)}),
-            )
+            with _memory_of_its_own(self._group) if self._group is not None and not gpu else contextlib.nullcontext():
+                self.llm: Any = vllm.LLM(
+                    folder.name,
+                    skip_tokenizer_init=True,
+                    load_format="dummy",
+                    dtype=str(self.dtype).removeprefix("torch."),
+                    enforce_eager=not gpu if eager is None else eager,
+                    distributed_executor_backend="external_launcher" if ranks > 1 else "uni",
+                    tensor_parallel_size=tensor_parallel,
+                    logprobs_mode="processed_logprobs",
+                    max_logprobs=max(1, self.entropy_top),
+                    max_model_len=self.limit,
+                    max_num_seqs=max_batch,
+                    enable_prefix_caching=prefix_cache,
+                    enable_sleep_mode=self._sleeps,
+                    disable_log_stats=True,
+                    **({"logits_processors": [self._board.processor()], "async_scheduling": False} if ruled else {}),
+                    **({"gpu_memory_utilization": memory} if gpu else {"kv_cache_memory_bytes": cpu_cache << 30}),
+                    # a prompt read in pieces draws a token for each piece; only a GPU's generator can take such a draw back
+                    **({} if gpu else {"enable_chunked_prefill": False, "max_num_batched_tokens": max(4096, self.limit or 0)}),
+                )
         except (RuntimeError, ValueError, AssertionError, NotImplementedError, KeyError) as error:
             raise EngineError(_why(error, model, gpu)) from error
-        if shared:  # every rank has it open now; without a name nothing stays behind, however the process ends
-            for left in glob.glob(f"/dev/shm/*{shared}*"):
-                with contextlib.suppress(OSError):
-                    os.unlink(left)
         torch.set_num_threads(threads)
         worker = self.llm.llm_engine.model_executor.driver_worker
         self._worker: Any = getattr(worker, "worker", worker)
@@ -318,15 +314,22 @@ def _groups_of(size: int, ranks: int) -> Any:
     return groups[dist.get_rank() // size]
 
 
-def _own_name(group: Any) -> str:
-    """Part of the name of the memory that ranks share on a CPU. vLLM's own is the same for every run on a machine, so that a
-    second one, or one after a run that was killed, cannot start."""
-    found: list[Any] = [None] * dist.get_world_size(group)
-    dist.all_gather_object(found, uuid.uuid4().hex[:16], group=group)
+@contextlib.contextmanager
+def _memory_of_its_own(group: Any) -> Iterator[None]:
+    """While inside, vLLM names the memory that ranks share on a CPU anew; its own name is the same for every run on a machine, so that a
+    second one, or one after a run that was killed, could not start. At the end all have it open, and the name goes: nothing stays behind."""
+    tokens: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(tokens, uuid.uuid4().hex, group=group)
     shared = importlib.import_module("vllm.distributed.device_communicators.cpu_communicator")._CPUSHMDistributed
     theirs = shared.make_group_name
-    shared.make_group_name = staticmethod(lambda communicator: f"{theirs(communicator)}-{found[0]}")
-    return str(found[0])
+    shared.make_group_name = staticmethod(lambda communicator: f"{theirs(communicator)}-{tokens[0]}")
+    try:
+        yield
+    finally:
+        shared.make_group_name = staticmethod(theirs)
+        for left in glob.glob(f"/dev/shm/*{tokens[0]}*"):
+            with contextlib.suppress(OSError):
+                os.unlink(left)
 
 
 def _why(error: Exception, model: Any, gpu: bool) -> str:

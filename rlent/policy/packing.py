@@ -102,18 +102,16 @@ class Packed:
         return Padded(found, slot, source, base[layout.row] + layout.place)
 
     def to(self, device: torch.device) -> Packed:
-        """The same with what a forward reads on a device, in place and in one transfer; what is asked for later stays on the host."""
-        held, padded, segments = vars(self), vars(self).get("padded"), vars(self).get("segments")
+        """The same with what `PackedForward` reads on a device, in place and in one transfer; the rest stays on the host."""
         if device.type == "cpu":
             return self
-        own = [self.ids, self.position, self.pick]
-        mine = [padded.slot, padded.source, padded.pick] if padded else []
-        moved = _sent([*own, *mine, *(segments[:3] if segments else ())], device)
-        self.ids, self.position, self.pick = moved[:3]
+        padded, segments = vars(self).get("padded"), vars(self).get("segments")
+        more = (padded.slot, padded.source) if padded else segments[:3] if segments else ()
+        self.ids, self.position, self.pick, *moved = _sent((self.ids, self.position, self.pick, *more), device)
         if padded:
-            padded.slot, padded.source, padded.pick = moved[3:6]
-        if segments:
-            held["segments"] = (*moved[-3:], *segments[3:])
+            padded.slot, padded.source = moved
+        elif segments:
+            vars(self)["segments"] = (*moved, *segments[3:])
         return self
 
     @functools.cached_property
@@ -298,9 +296,14 @@ def two_rows(vocab: int) -> Layout:
     return Layout.of([[1 % vocab, 5 % vocab, 9 % vocab]] * 2, tokens, torch.tensor([[True] * 4, [True, True, False, False]]))
 
 
+def apart(a: Tensor, b: Tensor) -> float:
+    """The largest difference of hidden states, as a share of the largest of `b`."""
+    a, b = a.float(), b.float()
+    return float((a - b).abs().max() / b.abs().max().clamp(min=1e-6))
+
+
 @torch.no_grad()
 def difference(one: Any, other: Any, vocab: int) -> float:
     """How far two forwards of a model are apart on two rows of one prompt, as a share of the largest hidden state."""
     layout = two_rows(vocab)
-    a, b = (forward(layout)["hidden"].float() for forward in (one, other))
-    return float((a - b).abs().max() / b.abs().max().clamp(min=1e-6))
+    return apart(one(layout)["hidden"], other(layout)["hidden"])

@@ -403,9 +403,9 @@ def _general(model: Any, packing: str, sharding: Sharding | None) -> Forward:
         try:
             compute = sharding.compute if sharding and sharding.compute else weight.dtype
             packed = packed_family.PackedForward(model, packed_family.chosen(packing, weight.device, compute))
-            with torch.autocast(weight.device.type, dtype=compute, enabled=compute != weight.dtype):
+            with _computing(weight, compute):
                 off = packed_family.difference(packed, padded, config.vocab_size)
-            if off <= (0.05 if compute in (torch.bfloat16, torch.float16) else 1e-3):
+            if off <= _rounding(compute):
                 return packed
             reason = f"its packed hidden states are off by {off:.2g} of the largest"
         except (TypeError, ValueError, RuntimeError, AttributeError, ImportError, IndexError, NotImplementedError) as error:
@@ -473,22 +473,31 @@ def _compile(policy: Policy) -> None:
         ModelError: torch.compile fails, as without a C++ compiler, or the numbers are others.
     """
     layout = packed_family.two_rows(text_config(policy.model).vocab_size)
-    dtype = policy.compute
-    with torch.autocast(policy.head.weight.device.type, dtype=dtype, enabled=dtype != policy.head.weight.dtype):
+    with _computing(policy.head.weight, policy.compute):
         before = policy._forward(layout)["hidden"]
         compile_layers(policy.model)
         try:
             after = policy._forward(layout)["hidden"]
         except Exception as error:  # whatever a compiler can say
-            first = str(error).strip().splitlines()[0][:200] if str(error).strip() else ""
+            first = str(error).strip().partition("\n")[0][:200]
             raise ModelError(
                 f"scale.compile is true, and torch.compile fails here: {type(error).__name__}: {first}; false is accepted"
             ) from error
-    off = float((after.float() - before.float()).abs().max() / before.float().abs().max().clamp(min=1e-6))
-    if not off <= (0.05 if dtype in (torch.bfloat16, torch.float16) else 1e-3):
+    off = packed_family.apart(after, before)
+    if not off <= _rounding(policy.compute):
         raise ModelError(
             f"scale.compile is true, and the compiled layers give hidden states off by {off:.2g} of the largest; false is accepted"
         )
+
+
+def _computing(weight: Tensor, dtype: torch.dtype) -> AbstractContextManager[Any]:
+    """Inside, products are in `dtype`, as under FSDP's mixed precision."""
+    return torch.autocast(weight.device.type, dtype=dtype, enabled=dtype != weight.dtype)
+
+
+def _rounding(dtype: torch.dtype) -> float:
+    """How far two ways to compute may be apart, as a share of the largest value."""
+    return 0.05 if dtype in (torch.bfloat16, torch.float16) else 1e-3
 
 
 @torch.no_grad()
@@ -507,7 +516,7 @@ def _check_head(policy: Policy) -> None:
         mine = policy.softcap * torch.tanh(mine / policy.softcap)
     theirs = model(input_ids=part.input_ids().to(head.weight.device), use_cache=False).logits[0].float()
     scale = theirs.abs().max().clamp(min=1e-3)
-    bound = 0.05 if head.weight.dtype in (torch.bfloat16, torch.float16) else 1e-3
+    bound = _rounding(head.weight.dtype)
     if not bool(((mine - theirs).abs().max() <= bound * scale) | ~torch.isfinite(theirs).all()):
         raise ModelError(
             f"{type(model).__name__} does not compute its logits as softcap(hidden @ weight.T + bias), which is what rlent's head does; "

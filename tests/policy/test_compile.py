@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from runs import SMALL, rows, train
+from torch._dynamo.utils import counters
 
 from rlent.errors import ModelError
 from rlent.policy.policy import Policy
@@ -31,8 +32,10 @@ def gradients(policy: Policy) -> dict[str, torch.Tensor]:
 @pytest.mark.slow
 @COMPILER
 def test_compiled_layers_give_the_same_numbers_under_the_same_names(tmp_path: Path) -> None:
+    counters.clear()
     compiled = Policy.load("tiny", compile=True)
     assert not compiled.lean and compiled.packs
+    assert counters["stats"]["unique_graphs"] >= 2 and not counters["graph_break"]  # norm and MLP, each in one piece
     want, found = gradients(Policy.load("tiny", lean=False)), gradients(compiled)
     assert want.keys() == found.keys()
     for name, value in want.items():
