@@ -70,7 +70,12 @@ class EngineError(RlentError, RuntimeError):
 
 
 class RankLost(RlentError, RuntimeError):
-    """Another rank has ended, or did not answer in time. Its own output says why."""
+    """Another rank has ended, or did not answer in time. Its own output says why.
+
+    Has an exit code of its own, by which the launcher knows which rank is the cause and which has only lost it.
+    """
+
+    exit_code = 3
 
 
 class GraderError(RlentError, RuntimeError):

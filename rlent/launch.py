@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
-from rlent.errors import UsageError
+from rlent.errors import RankLost, UsageError
 
 GRACE = 15.0
 """Seconds that the other ranks have to end by themselves once one has died, before they are killed."""
@@ -78,7 +78,7 @@ def indivisible(config: Mapping[str, Any]) -> list[str]:
 
 
 def launch(arguments: Sequence[str], ranks: int) -> int:
-    """Run `rlent ARGUMENTS` as `ranks` processes and wait for them. Returns the exit code of the first that failed, or 0."""
+    """Run `rlent ARGUMENTS` as `ranks` processes and wait for them. Returns the exit code of the first that failed by itself, or 0."""
     with _port() as port:
         group = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     threads = str(max(1, (os.cpu_count() or 1) // ranks))
@@ -129,25 +129,30 @@ def end_with(command: Callable[[], object]) -> NoReturn:
 
 
 def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> int:
-    failed: tuple[int, int] | None = None
+    cause: tuple[int, int] | None = None
     deadline = float("inf")
+    resume = "Continue the run with `rlent train --resume`."
     while True:
         codes = [p.poll() for p in processes]
-        if failed is None:
-            failed = next(((rank, code) for rank, code in enumerate(codes) if code), None)
-            if failed is not None:
-                deadline = time.monotonic() + GRACE
-                if any(code is None for code in codes) and failed[1] != 130:
-                    print(
-                        f"rank {failed[0]} ended with {_said(failed[1])}; stopping the others. Continue the run with `rlent train --resume`.",
-                        file=sys.stderr,
-                    )
+        if cause is None and (ended := [(rank, code) for rank, code in enumerate(codes) if code]):
+            deadline = min(deadline, time.monotonic() + GRACE)
+            # Several may have ended since the last look: the one that was killed, or failed by itself, took the others with it.
+            rank, code = min(ended, key=lambda found: (found[1] == RankLost.exit_code, found[1] > 0))
+            if code != RankLost.exit_code:
+                cause = rank, code
+                if code != 130 and any(c != code for c in codes):
+                    print(f"rank {rank} ended with {_said(code)}; stopping the others. {resume}", file=sys.stderr)
         if all(code is not None for code in codes):
-            return 0 if failed is None else failed[1] if failed[1] > 0 else 128 - failed[1]
+            code = cause[1] if cause else int(any(codes))
+            return code if code >= 0 else 128 - code
         if time.monotonic() > deadline:
-            for p in processes:
-                if p.poll() is None:
-                    p.kill()
+            deadline = float("inf")
+            alive = [rank for rank, code in enumerate(codes) if code is None]
+            if cause is None:
+                cause = alive[0], 1
+                print(f"rank {alive[0]} does not answer; killing it. {resume}", file=sys.stderr)
+            for rank in alive:
+                processes[rank].kill()
         time.sleep(0.05)
 
 

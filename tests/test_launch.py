@@ -12,7 +12,7 @@ import pytest
 from runs import SMALL, command, environment, lines, rows, started, train, wait_for
 
 from rlent import checkpoint, commands, launch, recipe
-from rlent.errors import RecipeError, UsageError
+from rlent.errors import RankLost, RecipeError, UsageError
 from rlent.folder import RunFolder
 
 LONG = [*SMALL, "recipe=clipcov", "model.dtype=float64", "trainer.steps=8", "checkpoint.every=1"]
@@ -47,6 +47,36 @@ def test_ranks_that_were_stopped_and_then_killed_end_as_one_rank_ends(run_dir: P
         assert all(theirs[k] == pytest.approx(v, rel=1e-8, abs=1e-10) for k, v in ours.items())
 
 
+LOST, KILLED = f"exit {RankLost.exit_code}", "kill -KILL $$"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "code", "said"),
+    [
+        (LOST, KILLED, 137, "rank 1 ended with SIGKILL; stopping the others"),
+        ("exit 1", KILLED, 137, "rank 1 ended with SIGKILL"),
+        (LOST, "sleep 0.3; exit 2", 2, "rank 1 ended with exit code 2; stopping the others"),
+        ("sleep 0.3; exit 1", LOST, 1, "rank 0 ended with exit code 1"),
+        (LOST, LOST, 1, ""),
+        (LOST, "exec sleep 60", 1, "rank 1 does not answer; killing it"),
+        ("exec sleep 60", "exit 2", 2, "rank 1 ended with exit code 2; stopping the others"),
+        ("exit 130", "sleep 0.3; exit 130", 130, ""),
+        ("true", "true", 0, ""),
+    ],
+)
+def test_the_rank_that_failed_is_blamed_and_not_the_one_that_lost_it(
+    first: str, second: str, code: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(launch, "GRACE", 1.0)
+    processes = [subprocess.Popen(["bash", "-c", does]) for does in (first, second)]
+    for process, does in zip(processes, (first, second), strict=True):
+        if "sleep" not in does:  # ended, and not yet looked at
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert launch._wait(processes) == code
+    err = capsys.readouterr().err
+    assert err.startswith(said) and err.count("\n") == bool(said), err
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("split", [False, True], ids=["whole", "sharded"])
 def test_a_rank_that_hangs_ends_the_run_with_the_reason_and_a_checkpoint(split: bool, run_dir: Path) -> None:
@@ -60,6 +90,7 @@ def test_a_rank_that_hangs_ends_the_run_with_the_reason_and_a_checkpoint(split: 
         job.kill()
     said = job.stdout.read()
     assert "another rank has ended, or did not answer within scale.timeout = 4 s" in said and "Traceback" not in said, said
+    assert "rank 1 does not answer; killing it" in said and "rank 0 ended" not in said, said
     status = RunFolder(run_dir).read_status()
     assert status["state"] == "failed" and "another rank" in status["reason"]
     last = checkpoint.steps(run_dir / "checkpoints")[-1]
@@ -72,7 +103,11 @@ def test_ranks_that_do_not_all_come_are_not_waited_for_beyond_the_timeout(run_di
     lonely = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(27500 + os.getpid() % 1000)}
     arguments = command("train", *SMALL, "scale.timeout=3", f"run.dir={run_dir}")
     done = subprocess.run(arguments, env=environment() | lonely, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1 and "the 2 ranks did not all meet at 127.0.0.1" in done.stderr and "Traceback" not in done.stderr
+    assert (
+        done.returncode == RankLost.exit_code
+        and "the 2 ranks did not all meet at 127.0.0.1" in done.stderr
+        and "Traceback" not in done.stderr
+    )
     assert not run_dir.exists()
 
 
