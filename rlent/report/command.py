@@ -181,14 +181,15 @@ def results(methods: Sequence[Method], look: Mapping[str, Look], ks: Sequence[in
 
 
 def _reading(methods: Sequence[Method], top: int | None) -> str:
-    text = f"Entropy (nats per token): first step → end. At the end: the mean of the last {compare.LAST} steps, below it the range over seeds. "
+    seeds = max(len(m.runs) for m in methods)
+    text = f"Entropy (nats per token): first step → end. At the end: the mean of the last {compare.LAST} steps"
+    text += ", below it the range over seeds. " if seeds > 1 else ". "
     if top:
-        return (
-            text
-            + "pass@k: from the runs' evaluations (rlent eval), intervals over problems. p: Wilcoxon's signed ranks over problems, Holm-corrected."
-        )
-    text += "pass@k: from the evaluations made while training, which are small; for numbers to report run `rlent eval --pass-at-k 64 run=...` on each run."
-    return text + " p: exact sign flips over seeds, Holm-corrected." if len(methods) > 1 else text
+        text += "pass@k: from the runs' evaluations (rlent eval), intervals over problems."
+        return text + " p: Wilcoxon's signed ranks over problems, Holm-corrected." if len(methods) > 1 else text
+    text += f"pass@k: from the evaluations made while training, with {'the range over seeds' if seeds > 1 else 'intervals over problems'}; "
+    text += "they are small: for numbers to report run `rlent eval --pass-at-k 64 run=...` on each run."
+    return text + " p: exact sign flips over seeds, Holm-corrected." if len(methods) > 1 and seeds > 1 else text
 
 
 def differences(methods: Sequence[Method], look: Mapping[str, Look]) -> str:

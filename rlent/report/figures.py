@@ -280,12 +280,14 @@ def differences(found: Sequence[compare.Paired], base: str, looks: Mapping[str, 
             panel.set_yticks(range(len(labels)), labels)
             panel.set_ylim(len(labels) - 0.5, -0.5)
             panel.margins(x=0.12)
-    how = "problem by problem, each the mean over seeds; 95 % paired bootstrap over problems; p from Wilcoxon's signed ranks"
+    how = (
+        "problem by problem, each the mean over seeds; 95 % paired bootstrap over problems; p from Wilcoxon's signed ranks, Holm-corrected"
+    )
     if found[0].pairs == 1:
         how = "between two runs of one seed: no interval"
     elif found[0].over == "seeds":
-        how = f"seed by seed ({found[0].pairs}); 95 % by Student's t; p from all sign flips, which cannot be below {2 / 2 ** found[0].pairs:g}"
-    return Drawn("differences", f"Differences from {base}", f"Taken {how}, Holm-corrected.", figure, table)
+        how = f"seed by seed ({found[0].pairs}); 95 % by Student's t; p from all sign flips, which cannot be below {2 / 2 ** found[0].pairs:g}, Holm-corrected"
+    return Drawn("differences", f"Differences from {base}", f"Taken {how}.", figure, table)
 
 
 def interquartile(methods: Sequence[Method], ks: Sequence[int], looks: Mapping[str, Look]) -> Drawn | None:
@@ -344,7 +346,14 @@ def cost(methods: Sequence[Method], looks: Mapping[str, Look]) -> Drawn | None:
         axes.set_xlabel("seconds per step, mean over the run")
         axes.grid(axis="y", visible=False)
         handles, _ = axes.get_legend_handles_labels()
-        figure.legend(handles=handles, loc="outside upper left", ncols=min(len(stages), 9), fontsize=9, handlelength=1, columnspacing=1.2)
+        figure.legend(
+            handles=handles,
+            loc="outside upper left",
+            ncols=len(stages) if len(stages) <= 9 else (len(stages) + 1) // 2,
+            fontsize=9,
+            handlelength=1,
+            columnspacing=1.2,
+        )
     return Drawn(
         "cost",
         "Where the time goes",

@@ -296,3 +296,19 @@ def test_the_sentence_blames_few_seeds_and_not_chance(seeds: int, said: str) -> 
     text = sentence(Collection(methods, [], None, [], []), compare.paired(methods, {"eval/pass@4": 4}), [1, 4])
     assert said in text, text
     assert ("p cannot be below 0.25" in text) == (seeds == 3)
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_captions_speak_of_seeds_and_corrections_only_where_there_are_some(seeds: int) -> None:
+    from rlent.report import command, figures
+    from rlent.report.collect import Method, RunData
+
+    def method(label: str) -> Method:
+        rows = [{"step": t, "entropy/mean": 1.0, "eval/pass@4": 0.3} for t in (1, 2)]
+        return Method(label, [RunData(Path("x"), label, {"seed": i}, {}, {}, rows, []) for i in range(seeds)])
+
+    methods = [method("grpo"), method("clipcov")]
+    drawn = figures.differences(compare.paired(methods, {"eval/pass@4": 4}), "grpo", looks(["grpo", "clipcov"]))
+    for caption in (command._reading(methods, None), drawn.caption):
+        assert ("Holm" in caption) == (seeds > 1), caption
+    assert ("range over seeds" in command._reading(methods, None)) == (seeds > 1)
