@@ -312,3 +312,4 @@ def test_captions_speak_of_seeds_and_corrections_only_where_there_are_some(seeds
     for caption in (command._reading(methods, None), drawn.caption):
         assert ("Holm" in caption) == (seeds > 1), caption
     assert ("range over seeds" in command._reading(methods, None)) == (seeds > 1)
+    assert "Holm" in command._reading(methods, 64) and "p:" not in command._reading(methods[:1], 64)
