@@ -1,6 +1,6 @@
 """`python -m rlent` is `rlent`."""
 
-from rlent.cli import main
+from rlent.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlent.run import Run
+from rlent.train.run import Run
 
 
 def train(run: Run) -> None:

@@ -25,9 +25,9 @@ from typing import Any
 
 import torch
 
-from rlent import noise
 from rlent.engine.native import NativeEngine
 from rlent.engine.vllm import VllmEngine
+from rlent.math import noise
 from rlent.policy.policy import Policy
 from rlent.types import Request
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from rlent.math import products
+from rlent.policy.cpu import products
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

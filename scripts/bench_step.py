@@ -324,7 +324,7 @@ def package_root() -> Path:
 
 def recipe_of(given: argparse.Namespace, *more: str) -> Any:
     """Our side's recipe, with everything off that is no part of a step."""
-    from rlent import recipe
+    from rlent.recipe import compose as recipe
 
     return recipe.load(
         [
@@ -353,7 +353,7 @@ def recipe_of(given: argparse.Namespace, *more: str) -> Any:
 def write_problems(path: Path, given: argparse.Namespace) -> Path:
     """The problems in the order in which our side draws them, as many as the run will need."""
     from rlent.data.problems import draw
-    from rlent.recipe import build
+    from rlent.recipe.compose import build
 
     train = build(recipe_of(given)["data"]).train
     drawn, _ = draw(train, given.prompts * (given.warmup + given.steps * given.repeats + 1), SEED, 0)
@@ -568,8 +568,8 @@ def work(given: argparse.Namespace) -> None:
 def train_rlent(given: argparse.Namespace, side: str) -> None:
     """`rlent.loop.train`, held back between blocks. Stages and tokens are those of the run's own files."""
     from rlent.loop import train
-    from rlent.run import Run
     from rlent.track.record import read_rows
+    from rlent.train.run import Run
 
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "run"

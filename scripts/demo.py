@@ -95,8 +95,9 @@ def main() -> None:
 
     from rich.console import Console
 
-    from rlent.eval.plot import curves, demo_table, read_metrics
+    from rlent.eval.figures import curves, demo_table
     from rlent.eval.result import Evaluation
+    from rlent.track.record import read_metrics
 
     evals = {name: Evaluation.load(folder / "eval.json") for name, folder in folders.items()}
     start = evals.pop("start")

@@ -22,11 +22,11 @@ import json
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rlent import noise
 from rlent.assets import tiny_path
 from rlent.data.countdown import CountdownData
 from rlent.data.problems import draw
 from rlent.grading.countdown import CountdownGrader
+from rlent.math import noise
 from rlent.sampling.draw import problem_key
 
 P, G, M = 16, 16, 4  # prompts a step, responses to each, updates a step

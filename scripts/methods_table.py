@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rlent.catalog import Card, cards
+from rlent.recipe.catalog import Card, cards
 
 BEGIN, END = "<!-- methods: made by scripts/methods_table.py -->", "<!-- end of methods -->"
 ROOT = Path(__file__).parent.parent

@@ -19,9 +19,10 @@ from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from rlent.arena import Result, compared, row_of
-from rlent.eval.plot import curves, read_metrics
+from rlent.eval.figures import curves
 from rlent.eval.result import Evaluation
+from rlent.studies.arena import Result, compared, row_of
+from rlent.track.record import read_metrics
 
 LAST = 5
 

@@ -41,7 +41,7 @@ def rlent(*arguments: str, check: bool = True, cwd: Path | None = None, limit: f
 
 def train(folder: Path, *overrides: str, small: Sequence[str] = SMALL) -> Path:
     """Train in this process; returns the run folder."""
-    from rlent import commands
+    from rlent.cli import commands
 
     assert commands.train([*small, f"run.dir={folder}", *overrides]) == 0
     return folder

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rlent.actor import Actor
+from rlent.ranks.world import World, _rows_of, merge
+from rlent.train.actor import Actor
 from rlent.types import Batch
-from rlent.world import World, _rows_of, merge
 
 
 class Thread(World):

@@ -7,8 +7,8 @@ import math
 
 import pytest
 
-from rlent.alarms import AHEAD, IN_A_ROW, INERT_AFTER, NAMES, Alarms, reaches
 from rlent.metrics import explain
+from rlent.train.alarms import AHEAD, IN_A_ROW, INERT_AFTER, NAMES, Alarms, reaches
 
 QUIET = {"mismatch/mean": 0.01, "grader/timeout": 0.0}
 

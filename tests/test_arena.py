@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from runs import SMALL, lines, rlent, rows, started, wait_for
 
-from rlent import arena
 from rlent.errors import UsageError
 from rlent.eval.result import Evaluation, Tally
+from rlent.studies import arena
 
 BUDGET = ["--n", "4", "--pass-at-k", "2", "--problems", "6"]
 TINY = [part for override in SMALL if not override.startswith(("eval.", "track.mode")) for part in ("--set", override)]

@@ -11,9 +11,10 @@ import torch
 from runs import SMALL, rlent, rows, train
 from safetensors.torch import load_file, save_file
 
-from rlent import commands, frozen
 from rlent.assets import tiny_path
+from rlent.cli import commands
 from rlent.errors import DataError, ModelError, NonFinite, RecipeError, RlentError, StarvedSampler
+from rlent.runs import kept as frozen
 
 
 def fails(error: type[RlentError], match: str, run_dir: Path, *overrides: str, **more: object) -> str:

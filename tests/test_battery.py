@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from runs import SMALL, rows, train
 
-from rlent import commands, frozen, metrics
-from rlent.recipe import groups
+from rlent import metrics
+from rlent.cli import commands
+from rlent.recipe.compose import groups
+from rlent.runs import kept as frozen
 
 NAMES = sorted(groups()["recipe"])
 MORE = dict.fromkeys(
@@ -105,7 +107,7 @@ def test_a_method_without_effect_is_reported_once(run_dir: Path, capsys: pytest.
 def test_out_of_memory_halves_the_part_counts_it_and_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from rlent.actor import Actor
+    from rlent.train.actor import Actor
 
     common = ["recipe=grpo", "model.dtype=float64", "trainer.steps=1"]
     plain = train(tmp_path / "plain", *common)

@@ -11,10 +11,10 @@ from types import ModuleType
 import pytest
 from typer.testing import CliRunner
 
-from rlent.catalog import cards, first_sentence, header, options, table
-from rlent.cli import app
+from rlent.cli.app import app
 from rlent.errors import UsageError
-from rlent.paths import recipes_dir
+from rlent.recipe.catalog import cards, first_sentence, header, options, table
+from rlent.recipe.paths import recipes_dir
 
 ROOT = Path(__file__).parent.parent
 

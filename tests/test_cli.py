@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from rlent import __version__, commands, doctor
-from rlent.cli import app
+from rlent import __version__
+from rlent.cli import commands, doctor
+from rlent.cli.app import app
 from rlent.errors import NonFinite, RecipeError, RlentError, UsageError
 
 ROOT = Path(__file__).parent.parent
@@ -44,7 +45,7 @@ def shell(*arguments: str, cwd: Path, timeout: float = 600) -> subprocess.Comple
 def test_nothing_heavy_is_imported_for_a_quick_answer(line: str) -> None:
     code = (
         "import sys\n"
-        "from rlent.cli import app\n"
+        "from rlent.cli.app import app\n"
         "try:\n    app(sys.argv[1:], prog_name='rlent')\n"
         "except SystemExit as end:\n    assert not end.code, end.code\n"
         f"print('loaded:', *[m for m in {HEAVY!r} if m in sys.modules])"
@@ -359,7 +360,7 @@ def test_every_command_of_the_documents_is_one_the_command_line_takes(monkeypatc
     )
     for verb in verbs:
         monkeypatch.setattr(commands, verb, lambda *a, **k: 0)
-    monkeypatch.setattr("rlent.grading.command.main", lambda *a, **k: 0)
+    monkeypatch.setattr("rlent.eval.grade.main", lambda *a, **k: 0)
     text = (ROOT / "README.md").read_text() + (ROOT / "CONTRIBUTING.md").read_text()
     lines = [line.split(" #")[0].strip() for block in blocks(text, "bash") for line in block.splitlines()]
     mine = [line for line in lines if line.startswith("rlent ")]
@@ -369,7 +370,7 @@ def test_every_command_of_the_documents_is_one_the_command_line_takes(monkeypatc
 
 
 def test_the_overrides_of_the_documents_compose(tmp_path: Path) -> None:
-    from rlent.recipe import load
+    from rlent.recipe.compose import load
 
     text = (ROOT / "README.md").read_text()
     lines = [line.split(" #")[0].strip() for block in blocks(text, "bash") for line in block.splitlines()]
@@ -423,7 +424,7 @@ def test_a_wheel_holds_the_recipes_and_the_tiny_model_and_trains_from_there(tmp_
     assert {f"rlent/assets/tiny/{f.name}" for f in (ROOT / "rlent" / "assets" / "tiny").iterdir()} <= names
     assert not [n for n in names if n.startswith(("tests/", "scripts/", "recipes/"))]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "OMP_NUM_THREADS": "1"}
-    where = [sys.executable, "-P", "-c", "from rlent.paths import checkout, recipes_dir; print(recipes_dir(), checkout())"]
+    where = [sys.executable, "-P", "-c", "from rlent.recipe.paths import checkout, recipes_dir; print(recipes_dir(), checkout())"]
     said = subprocess.run(where, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
     assert said.split() == [str(tmp_path / "site" / "rlent" / "_recipes"), "None"]
     command = [sys.executable, "-P", "-m", "rlent", "train", "recipe=clipcov", *QUICK, "run.dir=out"]

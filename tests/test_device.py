@@ -11,9 +11,9 @@ import torch
 from pretend import device
 from runs import SMALL, environment, rows, train
 
-from rlent import commands
+from rlent.cli import commands
 from rlent.policy.packing import PackedForward
-from rlent.recipe import groups
+from rlent.recipe.compose import groups
 
 TESTS, SCRIPTS = Path(__file__).parent, Path(__file__).parent.parent / "scripts"
 GPU = ["scale=gpu", "engine=native", "trainer.tokens_per_part=200"]

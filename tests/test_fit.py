@@ -12,10 +12,11 @@ import torch
 from runs import rlent, rows, train
 from safetensors.torch import save_file
 
-from rlent import commands
+from rlent.analysis.fit import fit_run
+from rlent.cli import commands
 from rlent.errors import DataError
-from rlent.fit import LiveLaw, fit_run, pairs
-from rlent.recipe import load
+from rlent.recipe.compose import load
+from rlent.train.law import LiveLaw, pairs
 
 
 def written(

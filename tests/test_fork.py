@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 from runs import lines, rlent, rows, started, train, wait_for
 
-from rlent import artefact, commands, fork
+from rlent.cli import commands
 from rlent.errors import CheckpointError, RecipeError, RunExists, UsageError
-from rlent.fork import Parent
-from rlent.objective import Objective
+from rlent.studies import by_part as artefact
+from rlent.studies import fork
+from rlent.studies.fork import Parent
+from rlent.train.objective import Objective
 
 AT, STEPS = 4, 7
 

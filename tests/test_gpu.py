@@ -125,7 +125,7 @@ def test_a_run_on_the_gpu_is_that_of_the_cpu(tmp_path: Path):
 
 
 def test_bfloat16_learns_with_float32_masters_and_resumes(tmp_path: Path):
-    from rlent import commands
+    from rlent.cli import commands
 
     run = train(tmp_path / "run", *SMALL, *CUDA, "model.dtype=bfloat16", "checkpoint.every=1", "scale.recompute=true", small=[])
     assert commands.train(["trainer.steps=4"], resume=str(run)) == 0

@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 from runs import SMALL, command, environment, lines, rows, started, train, wait_for
 
-from rlent import checkpoint, commands, launch, recipe
+from rlent.cli import commands
 from rlent.errors import RankLost, RecipeError, UsageError
-from rlent.folder import RunFolder
+from rlent.ranks import launch
+from rlent.recipe import compose as recipe
+from rlent.runs import checkpoint
+from rlent.runs.folder import RunFolder
 
 LONG = [*SMALL, "recipe=clipcov", "model.dtype=float64", "trainer.steps=8", "checkpoint.every=1"]
 

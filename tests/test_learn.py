@@ -13,9 +13,9 @@ import statistics
 import pytest
 import torch
 
-from rlent import noise
-from rlent.objective import Objective, add_advantage, add_reward
-from rlent.recipe import load
+from rlent.math import noise
+from rlent.recipe.compose import load
+from rlent.train.objective import Objective, add_advantage, add_reward
 from rlent.types import Batch
 
 ARMS, PAYING, ROWS, GROUP, STEPS, MINIBATCHES, LR = 16, 4, 64, 16, 150, 2, 0.5

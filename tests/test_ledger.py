@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from rlent.ledger import EntropyLedger, entropy_change_terms, sample_rows, second_moment
+from rlent.train.ledger import EntropyLedger, entropy_change_terms, sample_rows, second_moment
 
 LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0], dtype=torch.float64)
 RAW = torch.tensor([1.0, 0.0, -1.0, 0.5], dtype=torch.float64)

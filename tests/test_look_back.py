@@ -11,15 +11,16 @@ import torch
 from runs import SMALL, rlent, rows, train
 from safetensors.torch import load_file
 
-from rlent import checkpoint, commands
+from rlent.cli import commands
 from rlent.engine import auto
 from rlent.engine.native import NativeEngine
 from rlent.errors import RecipeError, UsageError
 from rlent.eval.targets import targets
 from rlent.policy.policy import Policy
-from rlent.recipe import load
-from rlent.run import Run
+from rlent.recipe.compose import load
+from rlent.runs import checkpoint
 from rlent.sampling.group import GroupSampler
+from rlent.train.run import Run
 from rlent.types import Batch
 
 SAMPLER = "trainer.look_back=sampler"

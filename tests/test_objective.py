@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from streams import padded, random_batch
 
 from rlent.errors import NonFinite, RlentError
-from rlent.mount import Node
-from rlent.objective import Objective, coefficients
-from rlent.recipe import load
+from rlent.ranks.world import merge
+from rlent.recipe.compose import load
+from rlent.recipe.mount import Node
+from rlent.train.objective import Objective, coefficients
 from rlent.types import Batch
-from rlent.world import merge
 
 RECIPES = {
     "grpo": ["recipe=grpo"],
@@ -240,7 +240,7 @@ def test_rows_without_train_get_no_gradient_and_leave_the_denominator(recipe: li
 
 
 def test_noise_of_a_token_does_not_depend_on_its_row_or_padding() -> None:
-    from rlent.objective import draw
+    from rlent.train.objective import draw
 
     batch = random_batch(0)
     whole = draw(batch, "shape.clip_cov", 1, tokens=True)

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlent.errors import RecipeError
-from rlent.mount import mismatch
 from rlent.options import PositiveCount, Share
-from rlent.recipe import differences, groups, load, recipes_dir
+from rlent.recipe.compose import differences, groups, load, recipes_dir
+from rlent.recipe.mount import mismatch
 
 
 def problems(*overrides: str, config_dirs: tuple[str, ...] = ()) -> list[str]:

@@ -12,9 +12,10 @@ import pytest
 import yaml
 from runs import SMALL, command, environment, lines, rlent, rows, started, train, wait_for
 
-from rlent import checkpoint, commands
+from rlent.cli import commands
 from rlent.errors import CheckpointError, RunExists, UsageError
-from rlent.folder import RunFolder
+from rlent.runs import checkpoint
+from rlent.runs.folder import RunFolder
 
 STEPS = 12
 RECIPE = [

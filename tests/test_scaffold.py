@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rlent import scaffold
+from rlent.cli import new as scaffold
+from rlent.cli.new import SKETCHES, make
 from rlent.errors import UsageError
-from rlent.recipe import load
-from rlent.scaffold import SKETCHES, make
+from rlent.recipe.compose import load
 from rlent.seats import SEATS
 
 ROOT = Path(__file__).parent.parent

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from runs import SMALL, lines, rows, train
 
-from rlent import commands
+from rlent.cli import commands
 
 
 def test_answer_classes_are_made_when_a_function_names_them(run_dir: Path, tmp_path: Path) -> None:

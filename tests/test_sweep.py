@@ -12,9 +12,11 @@ import pytest
 from omegaconf import OmegaConf
 from runs import SMALL, lines, rlent, started, train, wait_for
 
-from rlent import commands, experiment, sweep
+from rlent.cli import commands
 from rlent.errors import RecipeError, UsageError
-from rlent.recipe import load
+from rlent.recipe import experiment
+from rlent.recipe.compose import load
+from rlent.studies import sweep
 
 
 def test_jobs_are_the_product_of_the_swept_values() -> None:

@@ -14,7 +14,7 @@ import torch
 from runs import SMALL, environment, rows, train
 from safetensors.torch import load_file
 
-from rlent import commands
+from rlent.cli import commands
 
 RECIPES = {
     "clipcov": ["recipe=clipcov", "shape.clip_cov.fraction=0.05", "shape.clip_cov.low=0.1"],

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rlent.verify import Check, blocks, check_file, default_vectors
+from rlent.verify.command import Check, blocks, check_file, default_vectors
 
 
 def checked(tmp_path: Path, **changes: Any) -> Check:

@@ -20,10 +20,9 @@ from typing import Any
 import numpy as np
 
 from rlent.errors import DataError, UsageError, did_you_mean
-from rlent.eval.plot import read_metrics
-from rlent.ledger import TERMS
 from rlent.math.attribution import DIVISIONS, OTHER, add
-from rlent.track.record import read_rows
+from rlent.track.record import read_metrics, read_rows
+from rlent.train.ledger import TERMS
 
 WAYS = (*DIVISIONS, "token")
 PREDICTIONS = TERMS[1:]
@@ -250,7 +249,7 @@ def _table(budget: Budget, way: str, parts: Mapping[str, list[float]], tokens: i
 
 def _plot(budget: Budget, out: Path) -> list[Path]:
     """Two panels: the account cumulated over steps, and the parts at its end."""
-    from rlent.eval.plot import clean, figure_of, finish
+    from rlent.plots.figure import clean, figure_of, finish
 
     rows: list[list[Any]] = [["kind", "name", "part", "step", "tokens", *TERMS]]
     figure = figure_of(10.4, 5.2)

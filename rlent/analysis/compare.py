@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from rlent import recipe as recipes
 from rlent.analysis.replay import Played, play
 from rlent.analysis.source import Source, load_model
 from rlent.errors import RecipeError, UsageError, did_you_mean
 from rlent.policy.policy import Policy, load_tokenizer
-from rlent.recipe import Recipe
+from rlent.recipe import compose as recipes
+from rlent.recipe.compose import Recipe
 
 REFERENCE = "grpo"
 _SEATS = ("sampler", "reward", "advantage", "shape", "loss", "regularize", "control", "probe")

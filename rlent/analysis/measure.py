@@ -10,16 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from rlent import frozen, metrics
-from rlent import recipe as recipes
+from rlent import metrics
 from rlent.analysis import dumps
 from rlent.analysis.source import Source, read_source
 from rlent.errors import UsageError
 from rlent.eval.result import ladder
 from rlent.math.passk import bootstrap_interval, pass_at_k
-from rlent.objective import add_advantage
+from rlent.ranks.world import World
+from rlent.recipe import compose as recipes
+from rlent.runs import kept as frozen
+from rlent.train.objective import add_advantage
 from rlent.types import Batch
-from rlent.world import World
 
 LEVEL = 0.95
 GROUPS = ("entropy", "nll", "cov", "correct", "group", "reward", "length", "finish", "mismatch")

@@ -20,20 +20,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rlent.actor import Actor, Minibatch
 from rlent.analysis.source import Source, before_credit
 from rlent.errors import RlentError, UsageError
-from rlent.knobs import Knobs
-from rlent.ledger import entropy_change_terms
-from rlent.meter import Meter
-from rlent.mount import locate
-from rlent.objective import at_the_end
 from rlent.policy.policy import Policy
-from rlent.recipe import Recipe, build
-from rlent.run import Clock, Run, make_actor, make_objective
+from rlent.ranks.world import World
+from rlent.recipe.compose import Recipe, build
+from rlent.recipe.knobs import Knobs
+from rlent.recipe.mount import locate
 from rlent.streams import STREAMS
+from rlent.train.actor import Actor, Minibatch
+from rlent.train.ledger import entropy_change_terms
+from rlent.train.meter import Meter
+from rlent.train.objective import at_the_end
+from rlent.train.run import Clock, Run, make_actor, make_objective
 from rlent.types import Batch
-from rlent.world import World
 
 # ---- actors ---------------------------------------------------------------------------------------------------------
 

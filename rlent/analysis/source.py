@@ -9,17 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlent import frozen
-from rlent import recipe as recipes
 from rlent.analysis import dumps
 from rlent.errors import DataError, UsageError, did_you_mean
-from rlent.folder import RunFolder
 from rlent.policy.policy import Policy
-from rlent.recipe import Recipe
-from rlent.run import loading, make_actor
+from rlent.ranks.world import World
+from rlent.recipe import compose as recipes
+from rlent.recipe.compose import Recipe
+from rlent.runs import kept as frozen
+from rlent.runs.folder import RunFolder
 from rlent.streams import STREAMS
+from rlent.train.run import loading, make_actor
 from rlent.types import Batch
-from rlent.world import World
 
 _INNER = frozenset({"problem_key", "prompt_ids", "seed", "policy_logp"})
 
@@ -94,7 +94,7 @@ def load_model(path: str, config: Mapping[str, Any] | None = None) -> Policy:
         ModelError: it cannot be loaded.
         UsageError: a run without an exported model.
     """
-    from rlent.commands import weights_of
+    from rlent.runs.folder import weights_of
 
     blocks = config or settings_for(path).config
     return Policy.load(**loading({**blocks["model"], "path": weights_of(path)}, {**blocks["scale"], "shard": False}))

@@ -22,12 +22,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rlent import noise
 from rlent.data.files import FileData
 from rlent.data.findings import Findings
 from rlent.data.problems import Problems
 from rlent.data.templates import check_template
 from rlent.errors import DataError
+from rlent.math import noise
 from rlent.options import Count, PositiveCount
 from rlent.types import Problem
 

@@ -16,13 +16,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from rlent import noise
 from rlent.data.findings import Findings, examine
 from rlent.data.overlap import benchmarks, drop_duplicates, key, without
 from rlent.data.problems import Problems
 from rlent.data.rows import MISSING, BadRowError, field_at, json_lines, open_lines
 from rlent.data.templates import TEMPLATES, check_template
 from rlent.errors import DataError, did_you_mean
+from rlent.math import noise
 from rlent.options import Count, PositiveCount
 from rlent.types import Problem
 

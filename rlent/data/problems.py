@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from typing import overload
 
-from rlent import noise
 from rlent.errors import DataError
+from rlent.math import noise
 from rlent.types import Problem
 
 

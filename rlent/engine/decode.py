@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from rlent.math.products import linear, linear_add
+from rlent.policy.cpu.products import linear, linear_add
 
 LEAN_TYPES = ("qwen2", "qwen3", "llama")
 _ROOM = 128  # columns a cache has free at first
@@ -83,7 +83,7 @@ class Decoder:
 
 
 class _LayerProducts:
-    """The matrix products of a layer, through `rlent.math.products` where its modules are plain ones without hooks."""
+    """The matrix products of a layer, through `rlent.policy.cpu.products` where its modules are plain ones without hooks."""
 
     def __init__(self, layer: Any) -> None:
         attn, mlp = layer.self_attn, layer.mlp

@@ -8,8 +8,8 @@ from typing import Any
 
 from rlent.engine.base import Engine
 from rlent.errors import UsageError
-from rlent.mount import Node, locate
 from rlent.policy.policy import Policy
+from rlent.recipe.mount import Node, locate
 
 
 def make_engine(spec: Mapping[str, Any], policy: Policy, decode: Sequence[Node] = (), models: Mapping[str, Policy] | None = None) -> Engine:

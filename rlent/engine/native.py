@@ -16,14 +16,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from rlent import noise
 from rlent.engine.base import Done, Weights, check_requests
 from rlent.engine.decode import Decoder, LeanDecoder
 from rlent.engine.rules import Rule, follow
 from rlent.engine.warp import draw, entropy_of, warp
 from rlent.errors import EngineError, NonFinite
-from rlent.math.products import ROWS
+from rlent.math import noise
 from rlent.options import PositiveCount
+from rlent.policy.cpu.products import ROWS
 from rlent.types import Request, Rollouts
 
 _NOISE_BLOCK = 64  # positions for which draws are hashed at once

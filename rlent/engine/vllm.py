@@ -23,10 +23,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from rlent import noise
 from rlent.engine.base import Done, Weights, check_requests
 from rlent.engine.rules import Rule
 from rlent.errors import EngineError, NonFinite, UsageError
+from rlent.math import noise
 from rlent.options import Count, PositiveCount, Share
 from rlent.types import Batch, Request, Rollouts
 

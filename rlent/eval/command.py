@@ -21,19 +21,19 @@ from rlent.engine.base import Engine
 from rlent.errors import RlentError, RunExists, UsageError
 from rlent.eval.compare import compare
 from rlent.eval.evaluate import evaluate
+from rlent.eval.figures import plot_pass_at_k, plot_sets
 from rlent.eval.folder import write_json
-from rlent.eval.plot import plot_pass_at_k, plot_sets
 from rlent.eval.report import Report, compare_reports
 from rlent.eval.result import Evaluation
 from rlent.eval.suite import Ask, Bench, benches
 from rlent.eval.targets import Target, decoding, targets, weights
-from rlent.folder import RunFolder
 from rlent.policy.policy import Policy
-from rlent.recipe import build
+from rlent.ranks.world import World
+from rlent.recipe.compose import build
+from rlent.runs.folder import RunFolder
 from rlent.sampling.draw import stop_tokens
 from rlent.track import Wandb
 from rlent.types import Problem
-from rlent.world import World
 
 hf_logging.disable_progress_bar()
 

@@ -15,7 +15,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
 
-from rlent import noise
 from rlent.data.problems import Problems
 from rlent.data.templates import TEMPLATES, encode_prompt
 from rlent.engine.base import Engine
@@ -23,11 +22,12 @@ from rlent.errors import DataError, UsageError
 from rlent.eval.folder import Sample, append, open_folder
 from rlent.eval.result import Evaluation, ladder, tally
 from rlent.grading.early import EarlyGrader
+from rlent.math import noise
+from rlent.ranks.world import World
 from rlent.sampling.draw import Decoding, Responses, stop_tokens
 from rlent.sampling.draw import respond as draw_responses
 from rlent.sampling.drive import said
 from rlent.types import Problem, Verdict
-from rlent.world import World
 
 
 class Grader(Protocol):

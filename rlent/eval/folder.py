@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from rlent.errors import DataError, RlentError, UsageError
+from rlent.ranks.world import World
 from rlent.types import Problem
-from rlent.world import World
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,15 +15,15 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from rlent import recipe as recipes
 from rlent.data.files import for_template
 from rlent.errors import DataError, RecipeError, UsageError
 from rlent.eval.compare import Comparison, compare
 from rlent.eval.evaluate import Grader, describe, versions
 from rlent.eval.folder import Sample, changes, read_problems, write_json, write_lines
 from rlent.eval.result import Evaluation, ladder, tally
-from rlent.paths import free
-from rlent.recipe import build
+from rlent.recipe import compose as recipes
+from rlent.recipe.compose import build
+from rlent.recipe.paths import free
 from rlent.types import Problem
 
 DEFAULT_GRADER = {"_target_": "rlent.grading.math.MathGrader", "mode": "box"}

@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rlent import recipe as recipes
 from rlent.data.problems import Problems
 from rlent.data.templates import check_template
 from rlent.errors import RecipeError, RlentError, UsageError, did_you_mean
 from rlent.eval.result import ladder
-from rlent.recipe import Recipe, build
+from rlent.recipe import compose as recipes
+from rlent.recipe.compose import Recipe, build
 from rlent.sampling.draw import Decoding
 
 SAMPLED = 0.6

@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlent import checkpoint
-from rlent import recipe as recipes
 from rlent.engine.base import Engine
 from rlent.engine.make import make_engine
 from rlent.errors import UsageError
-from rlent.folder import RunFolder
-from rlent.knobs import Knobs
-from rlent.mount import Node
 from rlent.policy.policy import Policy
-from rlent.recipe import Recipe
+from rlent.ranks.world import World
+from rlent.recipe import compose as recipes
+from rlent.recipe.compose import Recipe
+from rlent.recipe.knobs import Knobs
+from rlent.recipe.mount import Node
+from rlent.runs import checkpoint
+from rlent.runs.folder import RunFolder
 from rlent.sampling.drive import evaluated
-from rlent.world import World
 
 KINDS = ("run", "checkpoint", "model")
 _SAMPLED = 1024  # elements of each tensor that go into the fingerprint of the weights

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from rlent.errors import CheckpointError, ModelError
 from rlent.math.entropy import reduction_dtype
-from rlent.policy import lean as lean_family
 from rlent.policy import packing as packed_family
+from rlent.policy.cpu import lean as lean_family
 from rlent.policy.forward import Forward, GeneralForward, Layout, text_config
 from rlent.policy.head import Probe, call_probe, probe_reads, token_statistics, token_statistics_backward
 from rlent.policy.optim import Update
@@ -57,7 +57,7 @@ class Policy:
             optim: options of `rlent.policy.optim.Update` (those of `recipes/optim`).
             steps: steps of the run, over which the learning rate's schedule runs.
             updates_per_step: optimizer updates in a step; they share a learning rate.
-            lean: use the lean forward (`rlent.policy.lean`); None where it fits, True refuses a model it does not fit.
+            lean: use the lean forward (`rlent.policy.cpu.lean`); None where it fits, True refuses a model it does not fit.
             packing: how packed rows attend (`rlent.policy.packing`); `off` pads rows, and so does a model that cannot be packed.
             compile: norms and MLPs by torch.compile, in the general forward.
 

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from rlent.errors import DataError, UsageError
-from rlent.eval.plot import series
 from rlent.eval.result import Evaluation
-from rlent.folder import RunFolder
-from rlent.recipe import contrast, flat
+from rlent.recipe.compose import contrast, flat
+from rlent.runs.folder import RunFolder
 from rlent.seats import SEATS
-from rlent.track.record import read_rows
+from rlent.track.record import read_rows, series
 from rlent.track.tracker import METRICS, TIMINGS
 
 APART = ("seed", "run.", "track.", "scale.", "checkpoint.", "card.", "stop.", "eval.", "engine.", "trainer.max_time")

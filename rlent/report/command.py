@@ -12,10 +12,10 @@ from pathlib import Path
 
 from rlent import __version__
 from rlent.errors import DataError, UsageError, did_you_mean
-from rlent.eval.looks import Look, looks
+from rlent.plots.looks import Look, looks
+from rlent.plots.style import Drawn
 from rlent.report import compare, figures, page
 from rlent.report.collect import Collection, Method, collect
-from rlent.report.style import Drawn
 
 LINES = 8
 """Lines of differences shown for a method before the rest is counted."""

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rlent.eval.looks import Look
-from rlent.eval.plot import running_mean
-from rlent.fit import interventions, pairs
 from rlent.math.law import fit_law
 from rlent.metrics import explain
+from rlent.plots.figure import running_mean
+from rlent.plots.looks import Look
+from rlent.plots.style import MUTED, Drawn, legend, sheet
 from rlent.report import compare
 from rlent.report.collect import Collection, Method, RunData, Tree
-from rlent.report.style import MUTED, Drawn, legend, sheet
+from rlent.train.law import interventions, pairs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,8 +8,8 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from rlent.eval.looks import Look
-from rlent.report.style import SHADES, Drawn, variable
+from rlent.plots.looks import Look
+from rlent.plots.style import SHADES, Drawn, variable
 
 LIGHT = ("--paper: #ffffff; --ink: #1b1f24; --muted: #5b6470; --grid: #e3e6ea; --soft: #f5f6f8; --link: #0b5cad; ") + "".join(
     f"{name}: {light}; " for light, (name, _) in SHADES.items()

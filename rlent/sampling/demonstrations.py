@@ -14,11 +14,11 @@ from rlent.data.templates import TEMPLATES, render
 from rlent.engine.base import Engine
 from rlent.errors import ModelError
 from rlent.options import PositiveCount
+from rlent.ranks.world import merge
 from rlent.sampling.draw import Responses, until
 from rlent.sampling.group import Desk, GroupSampler, Source, blank, rollout_batch
 from rlent.sampling.reference import problem_of
 from rlent.types import Batch, Problem, Rollouts, Verdict
-from rlent.world import merge
 
 THINK = "<think>"
 

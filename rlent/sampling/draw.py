@@ -10,7 +10,7 @@ from typing import Any
 from rlent.data.templates import TEMPLATES, encode_prompt
 from rlent.engine.base import Engine
 from rlent.errors import ModelError
-from rlent.mount import Node
+from rlent.recipe.mount import Node
 from rlent.sampling.drive import rollouts
 from rlent.types import Problem, Request, Rollouts
 

@@ -12,11 +12,11 @@ from typing import Any
 
 from torch import Tensor
 
-from rlent import noise
 from rlent.engine.base import Done, Engine
 from rlent.engine.rules import Measure
 from rlent.errors import EngineError
-from rlent.mount import Node
+from rlent.math import noise
+from rlent.recipe.mount import Node
 from rlent.sampling.tree import grow
 from rlent.types import Request, Rollouts
 

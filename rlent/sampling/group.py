@@ -12,11 +12,11 @@ from torch import Tensor
 
 from rlent.engine.base import Engine
 from rlent.errors import StarvedSampler
-from rlent.mount import Node
 from rlent.options import Count, Positive, PositiveCount, Range
+from rlent.ranks.world import World, merge
+from rlent.recipe.mount import Node
 from rlent.sampling.draw import Decoding, Responses, problem_key, respond
 from rlent.types import Batch, Problem, Rollouts, Verdict
-from rlent.world import World, merge
 
 
 class Source(Protocol):

@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from rlent import noise
 from rlent.engine.base import Engine
+from rlent.math import noise
 from rlent.options import Count, NonNegative, PositiveCount
+from rlent.ranks.world import merge
 from rlent.sampling.buffer import Item, TrajectoryBuffer
 from rlent.sampling.group import Desk, GroupSampler, Source, blank
 from rlent.types import Batch, Problem, Verdict
-from rlent.world import merge
 
 _PLAIN = ("prompt_ids", "prompt", "response", "answer", "status", "finish", "gold", "meta", "data_source")
 _TOKENS = ("tokens", "sampler_logp", "sampler_entropy")

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from rlent import noise
 from rlent.engine.base import Engine
+from rlent.math import noise
 from rlent.options import Positive, Share
+from rlent.ranks.world import merge
 from rlent.sampling.group import Desk, GroupSampler, Source, rollout_batch
 from rlent.types import Batch, Problem, Verdict
-from rlent.world import merge
 
 
 @dataclass(kw_only=True, eq=False)

@@ -179,3 +179,22 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def read_metrics(path: Path | str) -> list[dict[str, Any]]:
+    """The rows of a `metrics.jsonl`, given the file or its run folder. A last line that is being written is left out.
+
+    Raises:
+        DataError: no such file, or a line that is no row of a record.
+    """
+    path = Path(path)
+    path = path / "metrics.jsonl" if path.is_dir() else path
+    if not path.is_file():
+        raise DataError(f"{path}: there are no metrics; is it a run folder?")
+    return read_rows(path)
+
+
+def series(rows: Sequence[Mapping[str, Any]], key: str = "entropy/mean") -> tuple[list[int], list[float]]:
+    """Steps and values of one metric; rows without it, or without a finite value, are left out."""
+    found = [(int(r["step"]), float(r[key])) for r in rows if "step" in r and r.get(key) is not None and math.isfinite(r[key])]
+    return [s for s, _ in found], [v for _, v in found]

@@ -11,12 +11,13 @@ import pytest
 import torch
 from runs import rows, train
 
-from rlent import commands, frozen
 from rlent.analysis.budget import account
+from rlent.cli import commands
 from rlent.errors import DataError, UsageError
-from rlent.ledger import TERMS, token_terms
-from rlent.ledger import account as entry
 from rlent.math import attribution
+from rlent.runs import kept as frozen
+from rlent.train.ledger import TERMS, token_terms
+from rlent.train.ledger import account as entry
 from rlent.types import Batch
 
 STEPS = 6
@@ -56,7 +57,7 @@ def test_every_division_adds_up_to_what_the_ledger_measured_and_predicted(run: P
 
 def test_the_parts_are_the_sums_of_their_tokens(run: Path) -> None:
     """The last step once more from its kept batch: all rows of the ledger's draw, token by token."""
-    from rlent.ledger import sample_rows
+    from rlent.train.ledger import sample_rows
 
     batch = frozen.load(run / "batches" / "step_000006.safetensors")
     picked = batch.select(sample_rows(len(batch), 24, int(batch["seed"]), 6))

@@ -10,8 +10,8 @@ import pytest
 import torch
 from pyarrow import parquet
 
-from rlent import commands
 from rlent.analysis import dumps
+from rlent.cli import commands
 from rlent.errors import DataError, UsageError
 
 ASKED = ["3,5,2:10?", "9,4,7:64?"]

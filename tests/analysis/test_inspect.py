@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from runs import train
 
-from rlent import commands, frozen
 from rlent.analysis.inspection import choose
+from rlent.cli import commands
 from rlent.errors import UsageError
+from rlent.runs import kept as frozen
 
 BROWSER = next((found for name in ("chromium", "chromium-browser", "google-chrome", "chrome") if (found := shutil.which(name))), None)
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from runs import rows, train
 
-from rlent import commands, frozen
+from rlent.cli import commands
 from rlent.errors import UsageError
+from rlent.runs import kept as frozen
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,14 @@ import pytest
 import torch
 from runs import SMALL, rlent, rows, train
 
-from rlent import commands, frozen
 from rlent.analysis.command import parse
 from rlent.analysis.compare import compare, replay
 from rlent.analysis.replay import Played, Replay, play
 from rlent.analysis.source import Source, before_credit, load_model, open_kept
+from rlent.cli import commands
 from rlent.errors import DataError, RecipeError, UsageError
-from rlent.recipe import from_config
+from rlent.recipe.compose import from_config
+from rlent.runs import kept as frozen
 from rlent.types import Batch
 
 OWN = {

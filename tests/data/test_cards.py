@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rlent import recipe as recipes
 from rlent.data.files import HubData
 from rlent.data.templates import TEMPLATES
-from rlent.mount import options_of
+from rlent.recipe import compose as recipes
+from rlent.recipe.mount import options_of
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "data"
 CARDS = (

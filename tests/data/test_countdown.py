@@ -8,14 +8,7 @@ from itertools import permutations
 import pytest
 import torch
 
-from rlent.data.countdown import (
-    HELD_OUT_SHARE,
-    CountdownData,
-    combine_at_random,
-    countdown_problems,
-    held_out,
-    prompt_text,
-)
+from rlent.data.countdown import HELD_OUT_SHARE, CountdownData, combine_at_random, countdown_problems, held_out, prompt_text
 from rlent.errors import DataError
 from rlent.types import Problem
 

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 from runs import SMALL
 
-from rlent import commands
+from rlent.cli import commands
 from rlent.data.files import FileData, HubData, load_file
 from rlent.data.overlap import benchmarks, drop_duplicates, key, same_text
 from rlent.data.problems import Problems

@@ -10,12 +10,12 @@ import pytest
 import torch
 import transformers
 
-from rlent import noise
 from rlent.engine import auto
 from rlent.engine.base import Engine
 from rlent.engine.decode import Decoder, LeanDecoder
 from rlent.engine.native import NativeEngine
 from rlent.errors import EngineError, ModelError, NonFinite
+from rlent.math import noise
 from rlent.types import Request
 
 V, STOP = 24, 2

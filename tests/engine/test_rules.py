@@ -15,9 +15,9 @@ from runs import rows, train
 from rlent.engine.native import NativeEngine
 from rlent.engine.rules import Measure, follow
 from rlent.errors import EngineError
-from rlent.mount import mount
 from rlent.policy.policy import Policy
-from rlent.recipe import load
+from rlent.recipe.compose import load
+from rlent.recipe.mount import mount
 from rlent.types import Request
 
 VLLM = [

@@ -21,7 +21,7 @@ from rlent.grading.countdown import CountdownGrader
 from rlent.grading.early import EarlyGrader
 from rlent.grading.math import MathGrader
 from rlent.policy.policy import Policy
-from rlent.recipe import load
+from rlent.recipe.compose import load
 from rlent.sampling.draw import Decoding, respond
 from rlent.types import Problem, Verdict
 

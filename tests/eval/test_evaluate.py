@@ -14,17 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlent import noise
 from rlent.errors import DataError, GraderError, UsageError
 from rlent.eval.compare import compare
 from rlent.eval.evaluate import evaluate
 from rlent.eval.folder import Sample
 from rlent.eval.result import Evaluation, Tally, ladder, tally
 from rlent.eval.suite import samples_for
+from rlent.math import noise
 from rlent.math.passk import pass_at_k
+from rlent.ranks.world import World
 from rlent.sampling.draw import Decoding
 from rlent.types import Problem, Request, Rollouts, Verdict
-from rlent.world import World
 
 # A model of one character: for each problem it says the right answer with a known chance. Enough to test all but sampling.
 

@@ -7,8 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from rlent.catalog import cards
-from rlent.eval.looks import KEPT, MARKERS, PALETTE, Look, looks
+from rlent.plots.looks import KEPT, MARKERS, PALETTE, Look, looks
+from rlent.recipe.catalog import cards
 
 MANY = ["steer", "klcov", "klcov coef=2", "grpo", "erc", "gspo", "clipcov", "hapo", "siren", "kl"]
 

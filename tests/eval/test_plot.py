@@ -12,11 +12,13 @@ import pytest
 from matplotlib.figure import Figure
 
 from rlent.errors import DataError
-from rlent.eval import plot
-from rlent.eval.looks import Look, looks
-from rlent.eval.plot import curves, darken, demo_table, plot_pass_at_k, plot_sets, read_metrics, running_mean, series
+from rlent.eval import figures as plot
+from rlent.eval.figures import curves, demo_table, plot_pass_at_k, plot_sets
 from rlent.eval.report import Report
 from rlent.eval.result import Evaluation, Tally
+from rlent.plots.figure import darken, running_mean
+from rlent.plots.looks import Look, looks
+from rlent.track.record import read_metrics, series
 
 
 def evaluation(label: str, correct: list[int], n: int = 8) -> Evaluation:
@@ -115,7 +117,7 @@ def test_no_pyplot_and_no_global_settings(tmp_path: Path) -> None:
     """In a process of its own: another test may have imported pyplot."""
     code = (
         "import sys, matplotlib as m; now = lambda: {k: m.rcParams[k] for k in m.rcParams if k != 'backend'}; before = now()\n"
-        "from pathlib import Path; from rlent.eval.plot import plot_pass_at_k\n"
+        "from pathlib import Path; from rlent.eval.figures import plot_pass_at_k\n"
         "from rlent.eval.result import Evaluation, Tally\n"
         "e = Evaluation('x', (1, 2), (Tally('p', 's', '10', 1, {1: 0., 2: 0.}, 0, 0, {}, 2, .1),))\n"
         f"plot_pass_at_k([e], Path({str(tmp_path / 'x')!r}))\n"

@@ -16,7 +16,7 @@ from rlent.errors import DataError, RecipeError, UsageError
 from rlent.eval.command import main
 from rlent.eval.regrade import read_responses
 from rlent.eval.result import Evaluation
-from rlent.recipe import build, load
+from rlent.recipe.compose import build, load
 
 ROWS = [  # response, gold, correct as recorded
     (r"so $\boxed{\frac12}$", "0.5", True),

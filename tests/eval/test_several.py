@@ -180,7 +180,7 @@ def test_other_weights_in_the_same_place_are_not_mixed_in(place: Path, tmp_path:
 
 
 def test_a_folder_in_use_is_refused(place: Path, tmp_path: Path) -> None:
-    from rlent.folder import RunFolder
+    from rlent.runs.folder import RunFolder
 
     held = RunFolder(tmp_path)
     held.lock()

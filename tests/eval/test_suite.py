@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from rlent import recipe as recipes
 from rlent.errors import RecipeError, UsageError
 from rlent.eval.suite import Ask, benches, sampling
+from rlent.recipe import compose as recipes
 from rlent.sampling.draw import Decoding
 
 PAPER = ["aime24", "aime25", "amc23", "math500", "omni_math", "olympiadbench", "minerva_math"]
@@ -123,7 +123,7 @@ def test_everything_wrong_with_a_suite_is_said_at_once(files: dict[str, Path], t
 
 
 def test_the_sets_of_a_training_run_are_checked_before_it(files: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    from rlent import commands
+    from rlent.cli import commands
 
     assert commands.check(["eval=paper", "eval.every=5", *paths(files)]) == 0
     capsys.readouterr()

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from rlent.errors import DataError, UsageError
-from rlent.grading import command
-from rlent.grading.command import BATCH, VERDICT, main
+from rlent.eval import grade as command
+from rlent.eval.grade import BATCH, VERDICT, main
 
 ROOT = str(Path(__file__).resolve().parents[2])
 ROWS = [
@@ -233,7 +233,7 @@ def test_a_hundred_thousand_rows_need_no_more_memory_than_a_few():
     filler = "We look at the next case and find nothing new. " * 40
 
     def peak(count: int) -> int:
-        script = "import sys, resource; from rlent.grading.command import main; main('-'); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)"
+        script = "import sys, resource; from rlent.eval.grade import main; main('-'); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)"
         process = subprocess.Popen(
             [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=ENVIRONMENT
         )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rlent.math import products
-from rlent.math.products import linear, linear_add, outer, times, times_add
+from rlent.policy.cpu import products
+from rlent.policy.cpu.products import linear, linear_add, outer, times, times_add
 
 needs = pytest.mark.skipif(not products.available(), reason="products go through torch on this processor")
 

@@ -6,7 +6,7 @@ from rlent.engine.native import NativeEngine
 from rlent.errors import RecipeError
 from rlent.methods.aapo import augmented, policy_gradient
 from rlent.policy.policy import Policy
-from rlent.recipe import load
+from rlent.recipe.compose import load
 from rlent.types import Request
 
 VECTORS = ("aapo",)

@@ -7,8 +7,8 @@ from streams import random_batch
 
 from rlent.methods.ce_gppo import gradient_preserving_clip, positive_nll
 from rlent.methods.ppo_clip import clipped_surrogate
-from rlent.objective import Objective
-from rlent.recipe import load
+from rlent.recipe.compose import load
+from rlent.train.objective import Objective
 
 VECTORS = ("ce_gppo",)
 OPTIONS = {"low": 0.2, "high": 0.3, "beta_low": 0.5, "beta_high": 0.75, "dual": 10.0, "clamp": None}

@@ -5,7 +5,7 @@ import pytest
 from rlent.engine.native import NativeEngine
 from rlent.methods.diffadapt import kind
 from rlent.policy.policy import Policy
-from rlent.recipe import load
+from rlent.recipe.compose import load
 from rlent.sampling.drive import rollouts
 from rlent.types import Request
 

@@ -33,10 +33,10 @@ def test_only_tokens_above_the_threshold_are_pushed_and_whatever_the_sign_of_the
 
 
 def test_a_sequence_mean_counts_responses_without_a_confident_token():
-    from rlent.mount import mount
-    from rlent.objective import Objective
-    from rlent.plan import Plan
+    from rlent.recipe.mount import mount
+    from rlent.recipe.plan import Plan
     from rlent.seats import SEATS
+    from rlent.train.objective import Objective
     from rlent.types import Batch
 
     node = mount(

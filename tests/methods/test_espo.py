@@ -5,7 +5,7 @@ import torch
 
 from rlent.methods.espo import entropy_groups, group_ratio_surrogate
 from rlent.methods.gspo import sequence_clip
-from rlent.recipe import load
+from rlent.recipe.compose import load
 
 LOGP = torch.tensor([[-1.2, -0.3, -0.05, -2.1, -0.4], [-0.7, -0.1, -1.5, -0.02, -0.9]], dtype=torch.float64)
 OLD = torch.tensor([[-1.21, -0.301, -0.05, -2.09, -0.3995], [-0.71, -0.1, -1.499, -0.0201, -0.9]], dtype=torch.float64)

@@ -15,7 +15,7 @@ from rlent.types import Request, Rollouts
 @pytest.fixture(scope="module")
 def engine() -> NativeEngine:
     from rlent.engine.make import make_engine
-    from rlent.recipe import load
+    from rlent.recipe.compose import load
 
     config = load(["engine=native"]).config
     policy = Policy.load(path="tiny", dtype="float64", device="cpu")

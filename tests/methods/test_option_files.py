@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 from rlent.metrics.definitions import explain
-from rlent.mount import check_options, locate, options_of, positional
+from rlent.recipe.mount import check_options, locate, options_of, positional
 from rlent.seats import RUNNER_KEYS, SEATS
 from rlent.streams import DRIVER, RULE, STREAMS
-from rlent.verify import _has as states
+from rlent.verify.command import _has as states
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 GOLDEN = Path(__file__).parents[1] / "golden"

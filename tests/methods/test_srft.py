@@ -5,10 +5,10 @@ import torch
 from streams import random_batch
 
 from rlent.methods.srft import demonstration_nll, own_rollouts, reinforce_or_probability
-from rlent.objective import Objective, add_advantage
-from rlent.recipe import load
+from rlent.ranks.world import World
+from rlent.recipe.compose import load
+from rlent.train.objective import Objective, add_advantage
 from rlent.types import Batch
-from rlent.world import World
 
 OPTIONS = {"scale": 0.1, "by_entropy": True, "credit": "reinforce", "over": "kind"}
 SOURCE = ["demo", "policy", "policy"]

@@ -9,9 +9,9 @@ from conftest import GOLDEN
 
 from rlent.engine.native import NativeEngine
 from rlent.methods.stable_entropy import sample_above, step_back, zone
-from rlent.mount import Node
 from rlent.policy.policy import Policy
-from rlent.recipe import load
+from rlent.recipe.compose import load
+from rlent.recipe.mount import Node
 from rlent.sampling.drive import rollouts
 from rlent.types import Request, Rollouts
 

@@ -7,7 +7,7 @@ import torch
 from runs import rows, train
 from scipy import stats
 
-from rlent import noise
+from rlent.math import noise
 from rlent.math.vote import clusters_of_first, clusters_of_later
 from rlent.methods.control_rewards import format_only, majority, random, unless_majority_is_right, wrong_majority
 from rlent.methods.empo import common_subsequence, free_form, from_question, meaning
@@ -159,10 +159,10 @@ def test_all_vote_and_only_the_first_are_trained_on(tmp_path: Path) -> None:
 
 def test_credit_is_compared_among_the_trained_rows_only():
     from rlent.methods.grpo import group_relative
-    from rlent.mount import mount
-    from rlent.objective import add_advantage
+    from rlent.ranks.world import World
+    from rlent.recipe.mount import mount
+    from rlent.train.objective import add_advantage
     from rlent.types import Batch
-    from rlent.world import World
 
     spec = {"_target_": f"{group_relative.__module__}.{group_relative.__name__}", "epsilon": 1e-6, "scale": "none", "degenerate": "zero"}
     node = mount("advantage", "advantage", spec, [])

@@ -12,13 +12,13 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCau
 
 from rlent.engine.decode import Decoder
 from rlent.errors import ModelError
-from rlent.policy import lean as lean_family
 from rlent.policy import packing
-from rlent.policy import short as packing_short
+from rlent.policy.cpu import lean as lean_family
+from rlent.policy.cpu import short as packing_short
+from rlent.policy.cpu.short import fits
 from rlent.policy.forward import Layout
 from rlent.policy.packing import Packed, buckets
 from rlent.policy.policy import Policy
-from rlent.policy.short import fits
 
 PROMPTS = [[3, 4, 5, 6], [7, 8], [3, 4, 5, 6], [9], [7, 8], [3, 4, 5, 6], [11, 12]]
 LENGTHS = [3, 1, 21, 0, 2, 4, 0]

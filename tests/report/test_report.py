@@ -16,12 +16,13 @@ import pytest
 from matplotlib import image
 from runs import train
 
-from rlent import commands, fork
+from rlent.cli import commands
 from rlent.errors import DataError, UsageError
-from rlent.eval.looks import looks
-from rlent.fork import Parent
+from rlent.plots.looks import looks
 from rlent.report import compare
 from rlent.report.collect import collect
+from rlent.studies import fork
+from rlent.studies.fork import Parent
 
 EVALUATED = ["eval.every=2", "eval.n=4", "eval.ks=[1,4]", "eval.problems=8", "sampler.n=8", "checkpoint.every=3", "checkpoint.keep=9"]
 

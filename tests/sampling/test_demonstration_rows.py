@@ -9,12 +9,13 @@ import pytest
 import torch
 from runs import rows, train
 
-from rlent import commands, frozen
+from rlent.cli import commands
 from rlent.data.demonstrations import demonstrations
 from rlent.data.templates import TEMPLATES, Template
 from rlent.errors import DataError
 from rlent.metrics import step_metrics, update_metrics
 from rlent.policy.policy import load_tokenizer
+from rlent.runs import kept as frozen
 from rlent.sampling.reference import problem_of
 from rlent.types import Batch
 

@@ -12,12 +12,12 @@ import pytest
 import torch
 from runs import rows, train
 
-from rlent import commands
+from rlent.cli import commands
 from rlent.engine.native import NativeEngine
 from rlent.errors import EngineError
-from rlent.mount import Node
 from rlent.policy.policy import Policy
-from rlent.recipe import load
+from rlent.recipe.compose import load
+from rlent.recipe.mount import Node
 from rlent.sampling.drive import evaluated, rollouts
 from rlent.types import Request, Rollouts
 

@@ -9,15 +9,15 @@ import pytest
 import torch
 from runs import rows, train
 
-from rlent import frozen
 from rlent.engine.native import NativeEngine
 from rlent.errors import RecipeError
 from rlent.policy.policy import Policy
-from rlent.recipe import load
-from rlent.run import Run
+from rlent.ranks.world import World, merge
+from rlent.recipe.compose import load
+from rlent.runs import kept as frozen
 from rlent.sampling.group import GroupSampler
+from rlent.train.run import Run
 from rlent.types import Batch, Problem, Verdict
-from rlent.world import World, merge
 
 OPTIONS = {"prompts": 2, "n": 3, "temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_tokens": 8, "keep": None, "rounds": 1}
 

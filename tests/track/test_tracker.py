@@ -481,7 +481,7 @@ def test_a_run_ends_with_the_coefficients_of_its_law_and_its_alarms_in_wandb(tmp
     """The law needs many evaluations: a run is given a past with them, and goes on for a step."""
     from runs import SMALL
 
-    from rlent import commands
+    from rlent.cli import commands
 
     monkeypatch.setenv("WANDB_MODE", "offline")
     folder = tmp_path / "run"
