@@ -245,8 +245,8 @@ def head(given: argparse.Namespace) -> dict[str, Any]:
 
 def step(given: argparse.Namespace) -> dict[str, float]:
     """Seconds by stage: medians over the steps after the second, from the run's own `timings.jsonl`."""
-    from rlent.assets import tiny_path
     from rlent.cli import commands
+    from rlent.system.paths import tiny_path
 
     with tempfile.TemporaryDirectory() as folder:
         place = str(tiny_path())

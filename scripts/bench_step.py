@@ -134,7 +134,7 @@ def step_gflop(model: str | None, problems: Path, given: argparse.Namespace, tok
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    from rlent.assets import tiny_path
+    from rlent.system.paths import tiny_path
 
     place = model or str(tiny_path())
     with torch.device("meta"):
@@ -158,7 +158,7 @@ def write_model(folder: Path, width: int) -> int:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    from rlent.assets import tiny_path
+    from rlent.system.paths import tiny_path
 
     config = AutoConfig.from_pretrained(tiny_path())
     config.hidden_size, config.intermediate_size = width, 3 * width
@@ -259,7 +259,7 @@ class Child:
     """One side in a process of its own, which waits on a pipe between blocks."""
 
     def __init__(self, side: str, python: str, given: argparse.Namespace, folder: Path, problems: Path, model: str | None = None) -> None:
-        from rlent.assets import tiny_path
+        from rlent.system.paths import tiny_path
 
         self.side, self.log = side, folder / f"{side}.log"
         command = [

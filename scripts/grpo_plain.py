@@ -22,12 +22,12 @@ import json
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rlent.assets import tiny_path
 from rlent.data.countdown import CountdownData
 from rlent.data.problems import draw
 from rlent.grading.countdown import CountdownGrader
 from rlent.math import noise
 from rlent.sampling.draw import problem_key
+from rlent.system.paths import tiny_path
 
 P, G, M = 16, 16, 4  # prompts a step, responses to each, updates a step
 MAX_TOKENS = 16

@@ -26,10 +26,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
-from rlent.assets import tiny_path
 from rlent.data.countdown import countdown_problems, held_out, prompt_text
 from rlent.grading.countdown import CountdownGrader
 from rlent.math import noise
+from rlent.system.paths import tiny_path
 from rlent.types import Problem
 
 PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"

@@ -11,10 +11,10 @@ import torch
 from runs import SMALL, rlent, rows, train
 from safetensors.torch import load_file, save_file
 
-from rlent.assets import tiny_path
 from rlent.cli import commands
 from rlent.errors import DataError, ModelError, NonFinite, RecipeError, RlentError, StarvedSampler
 from rlent.runs import kept as frozen
+from rlent.system.paths import tiny_path
 
 
 def fails(error: type[RlentError], match: str, run_dir: Path, *overrides: str, **more: object) -> str:

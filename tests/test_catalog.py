@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from rlent.cli.app import app
 from rlent.errors import UsageError
 from rlent.recipe.catalog import cards, first_sentence, header, options, table
-from rlent.recipe.paths import recipes_dir
+from rlent.system.paths import recipes_dir
 
 ROOT = Path(__file__).parent.parent
 

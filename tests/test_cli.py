@@ -424,7 +424,7 @@ def test_a_wheel_holds_the_recipes_and_the_tiny_model_and_trains_from_there(tmp_
     assert {f"rlent/assets/tiny/{f.name}" for f in (ROOT / "rlent" / "assets" / "tiny").iterdir()} <= names
     assert not [n for n in names if n.startswith(("tests/", "scripts/", "recipes/"))]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "OMP_NUM_THREADS": "1"}
-    where = [sys.executable, "-P", "-c", "from rlent.recipe.paths import checkout, recipes_dir; print(recipes_dir(), checkout())"]
+    where = [sys.executable, "-P", "-c", "from rlent.system.paths import checkout, recipes_dir; print(recipes_dir(), checkout())"]
     said = subprocess.run(where, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
     assert said.split() == [str(tmp_path / "site" / "rlent" / "_recipes"), "None"]
     command = [sys.executable, "-P", "-m", "rlent", "train", "recipe=clipcov", *QUICK, "run.dir=out"]

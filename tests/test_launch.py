@@ -191,7 +191,7 @@ def test_replicas_by_machine_are_as_many_as_the_launcher_has_machines(monkeypatc
 ENDS = """
 import atexit, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor
-from rlent.launch import end_with
+from rlent.ranks.launch import end_with
 
 class Left:
     def __del__(self):
@@ -218,8 +218,8 @@ def test_a_process_that_is_not_taken_apart_loses_nothing() -> None:
 RANKS = """
 import os, socket, sys
 import torch.distributed
-from rlent.launch import end_with
-from rlent.world import World
+from rlent.ranks.launch import end_with
+from rlent.ranks.world import World
 
 def rank():  # the last thing a rank does is a collective
     sys.exit(3 if World.join().all_gather([1]) == [[1], [1]] else 4)

@@ -65,8 +65,8 @@ COMMON = [
 
 BATTERY = """
 import json, sys
-from rlent import commands
-from rlent.world import World
+from rlent.cli import commands
+from rlent.ranks.world import World
 import torch.distributed as dist
 World.join()
 for name, arguments in json.loads(sys.argv[1]).items():

@@ -21,7 +21,7 @@ from rlent.analysis.replay import Played
 from rlent.analysis.source import Source, open_kept
 from rlent.errors import UsageError
 from rlent.math.covariance import token_covariance
-from rlent.recipe.paths import free
+from rlent.system.paths import free
 from rlent.types import Batch
 
 TEMPLATE = Path(__file__).parent.parent / "assets" / "inspect.html"

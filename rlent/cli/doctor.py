@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from rlent.recipe.paths import constraints_file, recipes_dir
+from rlent.system.paths import constraints_file, recipes_dir
 
 Health = Literal["ok", "note", "broken"]
 _GIB = 2**30

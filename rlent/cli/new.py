@@ -14,9 +14,9 @@ from string import Template
 from textwrap import dedent, indent
 
 from rlent.errors import UsageError, did_you_mean
-from rlent.recipe.paths import checkout, recipes_dir
 from rlent.seats import SEATS
 from rlent.streams import STREAMS
+from rlent.system.paths import checkout, recipes_dir
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from rlent.errors import DataError, RlentError, UsageError
 from rlent.ranks.world import World
+from rlent.system.write import write_text
 from rlent.types import Problem
 
 
@@ -148,19 +149,12 @@ def _json(value: Any) -> Any:
 
 def write_lines(path: Path, rows: Iterable[Any]) -> None:
     """Write a file of JSON lines at once: either all of it is there, or what was there before."""
-    _replace(path, _lines(rows))
+    write_text(path, _lines(rows))
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
     """Write the document at once: either all of it is there, or what was there before."""
-    _replace(path, json.dumps(document, indent=1, ensure_ascii=False, default=str) + "\n")
-
-
-def _replace(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
-    os.replace(temporary, path)
+    write_text(path, json.dumps(document, indent=1, ensure_ascii=False, default=str) + "\n")
 
 
 def read_problems(path: Path) -> dict[tuple[str, str], Problem]:

@@ -10,7 +10,6 @@ import json
 import os
 import signal
 import sys
-import threading
 import time
 import zlib
 from collections import Counter
@@ -27,6 +26,7 @@ from rlent.data.rows import MISSING, BadRowError, field_at, json_lines, unzipped
 from rlent.errors import DataError, UsageError, did_you_mean
 from rlent.grading.base import GradePolicy, Mode
 from rlent.grading.math import MathGrader
+from rlent.system.signals import on_stop
 from rlent.types import Verdict
 
 VERDICT = ("correct", "answer", "method", "status", "seconds")
@@ -342,7 +342,7 @@ class _Watch:
     asked: bool = False
     reading: bool = False
 
-    def __call__(self, signum: int, frame: object) -> None:
+    def __call__(self, received: signal.Signals) -> None:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
@@ -355,15 +355,8 @@ class _Watch:
 def _watching() -> Iterator[_Watch]:
     """A watch for signals, in the main thread; elsewhere it never asks."""
     watch = _Watch()
-    if threading.current_thread() is not threading.main_thread():
+    with on_stop(watch):
         yield watch
-        return
-    before = {signum: signal.signal(signum, watch) for signum in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield watch
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from rlent.eval.folder import Sample, changes, read_problems, write_json, write_
 from rlent.eval.result import Evaluation, ladder, tally
 from rlent.recipe import compose as recipes
 from rlent.recipe.compose import build
-from rlent.recipe.paths import free
+from rlent.system.paths import free
 from rlent.types import Problem
 
 DEFAULT_GRADER = {"_target_": "rlent.grading.math.MathGrader", "mode": "box"}

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
@@ -23,6 +21,7 @@ from rlent.policy.forward import Forward, GeneralForward, Layout, text_config
 from rlent.policy.head import Probe, call_probe, probe_reads, token_statistics, token_statistics_backward
 from rlent.policy.optim import Update
 from rlent.policy.shard import Sharding, compile_layers, gathered, recompute_layers, shard
+from rlent.system.write import atomic
 from rlent.types import Batch
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64, "float16": torch.float16}
@@ -352,19 +351,13 @@ class Policy:
         final = Path(folder)
         if final.exists():
             raise CheckpointError(f"{final} exists, and nothing is overwritten; remove it or choose another folder")
-        temporary = final.with_name(f".{final.name}.{os.getpid()}.partial")
         try:
-            final.parent.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(temporary, ignore_errors=True)
-            self.model.save_pretrained(temporary, **({} if weights is None else {"state_dict": dict(weights)}))
-            if self.tokenizer is not None:
-                self.tokenizer.save_pretrained(temporary)
-            _sync(temporary)
-            temporary.rename(final)
+            with atomic(final, sync=True) as temporary:
+                self.model.save_pretrained(temporary, **({} if weights is None else {"state_dict": dict(weights)}))
+                if self.tokenizer is not None:
+                    self.tokenizer.save_pretrained(temporary)
         except OSError as error:
             raise CheckpointError(f"the model could not be written to {final} ({error})") from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
         return final
 
 
@@ -423,7 +416,7 @@ def _locate(path: str | Path) -> str:
         ModelError: a path that looks like a folder and is none, or a folder without safetensors.
     """
     if str(path) == "tiny":
-        from rlent.assets import tiny_path
+        from rlent.system.paths import tiny_path
 
         return str(tiny_path())
     folder = Path(path).expanduser()
@@ -539,12 +532,3 @@ def _scatter(value: Tensor, mask: Tensor, device: torch.device | None = None) ->
     wide = value.new_zeros(*mask.shape, *value.shape[1:])
     index = mask.flatten().nonzero().squeeze(1)
     return wide.flatten(0, 1).index_copy(0, index, value).view_as(wide)
-
-
-def _sync(folder: Path) -> None:
-    for place in [*folder.rglob("*"), folder]:
-        handle = os.open(place, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -21,6 +21,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 from rlent.errors import RankLost, UsageError
+from rlent.system.signals import on_stop
 
 GRACE = 15.0
 """Seconds that the other ranks have to end by themselves once one has died, before they are killed."""
@@ -149,23 +150,18 @@ def _said(code: int) -> str:
 
 @contextmanager
 def _passing_on(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
-    def pass_on(number: int, frame: object) -> None:
+    def pass_on(received: signal.Signals) -> None:
         for p in processes:
             if p.poll() is None:
-                p.send_signal(number)
+                p.send_signal(received)
 
-    try:
-        before = {s: signal.signal(s, pass_on) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread
-        before = {}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        for p in processes:
-            if p.poll() is None:
-                p.kill()
+    with on_stop(pass_on):
+        try:
+            yield
+        finally:
+            for p in processes:
+                if p.poll() is None:
+                    p.kill()
 
 
 @contextmanager

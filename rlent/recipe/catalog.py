@@ -16,8 +16,8 @@ from typing import Any, Literal, get_args
 import yaml
 
 from rlent.errors import UsageError, did_you_mean
-from rlent.recipe.paths import recipes_dir
 from rlent.seats import SEATS
+from rlent.system.paths import recipes_dir
 
 Proof = Literal["authors", "formula", "none"]
 CARDS = "recipe"

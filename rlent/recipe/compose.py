@@ -27,10 +27,10 @@ from omegaconf.errors import OmegaConfBaseException
 from rlent.errors import RecipeError, did_you_mean
 from rlent.ranks import launch
 from rlent.recipe.mount import Node, check_options, locate, mount, options_of
-from rlent.recipe.paths import recipes_dir
 from rlent.recipe.plan import Plan
 from rlent.recipe.settings import BLOCKS, RESUMABLE
 from rlent.seats import MANY, SEATS, SINGLE
+from rlent.system.paths import recipes_dir
 
 BUILT = ("data", "engine")  # blocks built from a class that they name
 CHANGEABLE = ("data", "decode", "engine", "eval", "scale", "track")  # groups that may be chosen anew for a recipe that was composed before

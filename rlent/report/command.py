@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import date
@@ -16,6 +15,7 @@ from rlent.plots.looks import Look, looks
 from rlent.plots.style import Drawn
 from rlent.report import compare, figures, page
 from rlent.report.collect import Collection, Method, collect
+from rlent.system.write import write_text
 
 LINES = 8
 """Lines of differences shown for a method before the rest is counted."""
@@ -40,9 +40,7 @@ def report(places: Sequence[str], out: str, *, force: bool = False) -> int:
     for one in drawn:
         (data / f"{one.name}.csv").write_text(one.csv())
     text = page.page(title(collection), body)
-    temporary = file.with_name(f".{file.name}.partial")
-    temporary.write_text(text.replace("</body>", f"<!-- rlent report {__version__} -->\n</body>"), encoding="utf-8")
-    os.replace(temporary, file)
+    write_text(file, text.replace("</body>", f"<!-- rlent report {__version__} -->\n</body>"))
     print(f"{file} ({len(drawn)} figures, {file.stat().st_size // 1024} KiB); numbers in {data}")
     for note in collection.notes:
         print(f"note: {note}", file=sys.stderr)

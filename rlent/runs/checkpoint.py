@@ -7,7 +7,6 @@ in torch's distributed checkpoint format (they load on another number of ranks);
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import warnings
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ import torch.distributed.checkpoint as dcp
 
 from rlent.errors import CheckpointError
 from rlent.ranks.world import World
+from rlent.system.write import sync_one, sync_tree
 
 _PREFIX = "step_"
 
@@ -53,10 +53,10 @@ def save(folder: Path, step: int, tensors: dict[str, Any], state: Mapping[str, A
             dcp.save(tensors, checkpoint_id=str(temporary / "tensors"), no_dist=world.size == 1)
         if world.leads:
             (temporary / "state.json").write_text(json.dumps(state, indent=1))
-            _sync(temporary)
+            sync_tree(temporary)
             shutil.rmtree(final, ignore_errors=True)
             temporary.rename(final)
-            _sync_folder(folder)
+            sync_one(folder)
             for old in steps(folder)[:-keep]:
                 shutil.rmtree(folder / name(old), ignore_errors=True)
     except (OSError, dcp.api.CheckpointException) as error:
@@ -96,20 +96,3 @@ def read_tensors(folder: Path, step: int, tensors: dict[str, Any], world: World)
     except Exception as error:
         raise CheckpointError(f"{folder / name(step)} does not fit this recipe's model: {str(error).splitlines()[-1]}") from error
     return tensors
-
-
-def _sync(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as handle:
-                os.fsync(handle.fileno())
-    for path in [*[p for p in folder.rglob("*") if p.is_dir()], folder]:
-        _sync_folder(path)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -11,7 +11,6 @@ data.json          what was found in the data
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
@@ -23,9 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import BaseFileLock, FileLock, Timeout
 
 from rlent import __version__
 from rlent.errors import RunExists, UsageError
+from rlent.system.write import write_text
 
 PACKAGES = (
     "torch",
@@ -58,7 +59,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock: int | None = None
+        self._lock: BaseFileLock | None = None
 
     @staticmethod
     def make(wanted: str | None, name: str) -> RunFolder:
@@ -107,29 +108,26 @@ class RunFolder:
         Raises:
             RunExists: another process holds it.
         """
-        handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        file = self.path / ".lock"
+        owner = file.read_text(errors="replace").strip() if file.is_file() else ""
+        lock = FileLock(file, blocking=False)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            owner = os.read(handle, 64).decode(errors="replace").strip()
-            os.close(handle)
+            lock.acquire()
+        except Timeout:
             raise RunExists(
                 f"'{self.path}' is in use by another process{f' ({owner})' if owner else ''}; wait for it, or choose another run.dir"
             ) from None
-        os.truncate(handle, 0)
-        os.write(handle, f"pid {os.getpid()}".encode())
-        self._lock = handle
+        file.write_text(f"pid {os.getpid()}")
+        self._lock = lock
 
     def release(self) -> None:
         if self._lock is not None:
-            os.close(self._lock)
+            self._lock.release()
             self._lock = None
 
     def write(self, name: str, text: str) -> None:
         """Write a file so that a reader sees the old text or the new one, nothing between."""
-        temporary = self.path / f".{name}.partial"
-        temporary.write_text(text)
-        os.replace(temporary, self.path / name)
+        write_text(self.path / name, text)
 
     def describe(self, *, config: Mapping[str, Any], differences: list[str], plan: list[str], about: Mapping[str, Any]) -> None:
         """The files that say what this run is."""

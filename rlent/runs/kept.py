@@ -27,6 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rlent.errors import DataError
+from rlent.system.write import atomic
 from rlent.types import Batch
 
 RECORD = ("loss", "pull", "gradient", "weight", "gate")
@@ -38,10 +39,8 @@ def save(batch: Batch, path: Path) -> Path:
     # Copies: two streams may be one tensor, which a file refuses.
     copied = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in batch.streams.items() if isinstance(v, Tensor)}
     plain = {k: v for k, v in batch.streams.items() if not isinstance(v, Tensor)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    save_file({**copied, "row": batch.row.clone()}, str(temporary), metadata={"streams": json.dumps(plain, default=str)})
-    temporary.rename(path)
+    with atomic(path) as temporary:
+        save_file({**copied, "row": batch.row.clone()}, str(temporary), metadata={"streams": json.dumps(plain, default=str)})
     return path
 
 

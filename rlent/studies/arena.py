@@ -20,7 +20,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from rlent.plots.figure import clean, figure_of, finish
 from rlent.plots.looks import looks
 from rlent.recipe.compose import groups, load
 from rlent.studies.warm import Warm
+from rlent.system.signals import on_stop
 from rlent.track.record import read_metrics, series
 
 BASE = "grpo"
@@ -448,7 +450,7 @@ def main(
             flush=True,
         )
         runner = Runner(out, settings, config_dirs, workers)
-        with _signals(runner):
+        with _stopping(runner):
             runner.run(todo)
         stopped = runner.stopped
     document = summary(jobs, methods, settings, out)
@@ -496,23 +498,13 @@ def _differ(a: Settings, b: Settings) -> str:
     return ", ".join(f"{k} {one[k]} there, {two[k]} here" for k in one if one[k] != two[k])
 
 
-class _signals:
+@contextmanager
+def _stopping(runner: Runner) -> Iterator[None]:
     """Ctrl-C and SIGTERM stop the runner's children after their step instead of ending this process."""
 
-    def __init__(self, runner: Runner) -> None:
-        self.runner = runner
-        self.before: dict[Any, Any] = {}
+    def ask(received: signal.Signals) -> None:
+        print("stopping after the steps that are running; once more stops at once", file=sys.stderr, flush=True)
+        threading.Thread(target=runner.stop).start()  # the lock may be held by what was interrupted
 
-    def __enter__(self) -> None:
-        def ask(number: int, frame: Any) -> None:
-            print("stopping after the steps that are running; once more stops at once", file=sys.stderr, flush=True)
-            threading.Thread(target=self.runner.stop).start()  # the lock may be held by what was interrupted
-
-        try:
-            self.before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:  # not the main thread
-            self.before = {}
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
+    with on_stop(ask):
+        yield

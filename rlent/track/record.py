@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlent.errors import DataError, RlentError
+from rlent.system.write import atomic
 
 Sync = Literal["row", "end", "never"]
 
@@ -84,16 +85,10 @@ class JsonlRecord:
         self.close()
         kept = [(line, row) for line, row in _lines(self.path) if row["step"] <= step]
         if self.path.exists():
-            temporary = self.path.with_name(f".{self.path.name}.partial")
             try:
-                with temporary.open("wb") as file:
-                    file.writelines(line + b"\n" for line, _ in kept)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(temporary, self.path)
-                _sync_folder(self.path.parent)
+                with atomic(self.path, sync=True) as temporary:
+                    temporary.write_bytes(b"".join(line + b"\n" for line, _ in kept))
             except OSError as error:
-                temporary.unlink(missing_ok=True)
                 raise RlentError(f"{self.path} could not be cut back to step {step} ({error.strerror}); it is as it was") from error
         return [row for _, row in kept]
 
@@ -171,14 +166,6 @@ def _take_back(handle: int, end: int) -> None:
         os.ftruncate(handle, end)
     except OSError:
         pass  # a torn line is left, which readers ignore and the next writer removes
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def read_metrics(path: Path | str) -> list[dict[str, Any]]:

@@ -39,6 +39,7 @@ from rlent.runs.folder import RunFolder
 from rlent.sampling.draw import stop_tokens
 from rlent.sampling.drive import evaluated
 from rlent.sampling.group import GroupSampler
+from rlent.system.signals import on_stop
 from rlent.track import Tracker
 from rlent.train import objective
 from rlent.train.actor import Actor, Minibatch
@@ -271,7 +272,7 @@ class Run:
 
     def steps(self) -> Iterator[int]:
         """The steps still to do. A first Ctrl-C (or SIGTERM, or the time limit) ends the run after the current step."""
-        with _signals(self):
+        with _stopping(self):
             while self.done < self.total:
                 self._check_time()
                 self.stopped = self.world.first(self.stopped)
@@ -761,22 +762,14 @@ def _discard(folder: RunFolder) -> None:
 
 
 @contextmanager
-def _signals(run: Run) -> Iterator[None]:
+def _stopping(run: Run) -> Iterator[None]:
     """The first SIGINT or SIGTERM asks for a stop after the current step; the second one interrupts."""
 
-    def ask(number: int, frame: Any) -> None:
+    def ask(received: signal.Signals) -> None:
         if run.stopped:
             raise KeyboardInterrupt
-        run.stopped = f"stopped by {signal.Signals(number).name}"
+        run.stopped = f"stopped by {received.name}"
         run.tracker.say(f"stopping after step {run.step}; once more stops at once")
 
-    try:
-        before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread
+    with on_stop(ask):
         yield
-        return
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -65,7 +65,7 @@ from rlent.metrics import step_metrics
 from rlent.recipe.compose import Recipe, build, groups, load
 from rlent.recipe.knobs import Knobs
 from rlent.recipe.mount import Node, locate, mount, signature
-from rlent.recipe.paths import recipes_dir
+from rlent.system.paths import recipes_dir
 from rlent.train.objective import Objective, View, add_advantage, add_reward, at_the_end
 from rlent.types import Batch, Request, Rollouts
 

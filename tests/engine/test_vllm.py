@@ -15,10 +15,10 @@ import torch
 import transformers
 from runs import SMALL, environment, rows, train
 
-from rlent.assets import tiny_path
 from rlent.engine.native import NativeEngine
 from rlent.errors import EngineError, ModelError, UsageError
 from rlent.policy.policy import Policy
+from rlent.system.paths import tiny_path
 from rlent.types import Request
 
 pytestmark = [

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rlent.assets import tiny_path
 from rlent.data.countdown import countdown_problems
 from rlent.engine.native import NativeEngine
 from rlent.errors import UsageError
@@ -17,6 +16,7 @@ from rlent.eval.evaluate import evaluate
 from rlent.eval.result import Evaluation
 from rlent.grading.countdown import CountdownGrader, grade
 from rlent.sampling.draw import Decoding
+from rlent.system.paths import tiny_path
 
 if not (tiny_path() / "config.json").exists():
     pytest.skip("the embedded model has not been made (scripts/make_tiny_model.py)", allow_module_level=True)

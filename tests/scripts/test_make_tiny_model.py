@@ -12,11 +12,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rlent.assets import tiny_path
 from rlent.data.countdown import CountdownData, held_out
 from rlent.data.templates import encode_prompt
 from rlent.errors import DataError
 from rlent.grading.countdown import CountdownGrader, parse
+from rlent.system.paths import tiny_path
 from rlent.types import Problem
 
 _spec = importlib.util.spec_from_file_location("make_tiny_model", Path(__file__).parents[2] / "scripts" / "make_tiny_model.py")

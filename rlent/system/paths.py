@@ -34,3 +34,8 @@ def free(path: Path) -> Path:
         count += 1
         found = path.with_stem(f"{path.stem}-{count}")
     return found
+
+
+def tiny_path() -> Path:
+    """The embedded model's folder."""
+    return _PACKAGE / "assets" / "tiny"
