@@ -12,7 +12,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,6 +44,11 @@ class Node:
     when: NodeWhen = "step"
     card: dict[str, Any] = field(default_factory=dict)
     stateful: bool = False
+
+    def fresh(self) -> Node:
+        """A node of its own for one run: its options can be turned and, if it is stateful, its memory is empty."""
+        fn = locate(self.target)(**self.options) if self.stateful and self.seat != "sampler" else self.fn
+        return replace(self, fn=fn, options=dict(self.options))
 
     def __call__(self, streams: Mapping[str, Any], renamed: Mapping[str, str] | None = None) -> Any:
         """Call the function on streams. `renamed` feeds another stream in a stream's place (lifting)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rlent.errors import did_you_mean
@@ -67,6 +67,10 @@ class Plan:
         plan._check_decode(models, problems)
         plan._warn(config)
         return plan
+
+    def fresh(self) -> Plan:
+        """The plan with nodes of its own for one run; the recipe's stay as they were composed."""
+        return replace(self, nodes={seat: [node.fresh() for node in members] for seat, members in self.nodes.items()})
 
     def of(self, seat: str, when: NodeWhen) -> list[Node]:
         """The nodes of a seat that run at a moment, in the recipe's order."""
