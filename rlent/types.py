@@ -120,7 +120,8 @@ class Verdict:
 class Batch:
     """Named streams over a set of rows, with the rows' ids.
 
-    A stream is a tensor whose first dimension is rows ([N] or [N, T]), a list with one entry per row, or a plain number.
+    A stream is a tensor whose first dimension is rows ([N] or [N, T]), a list with one entry per row, a mapping from names to such
+    tensors, or a plain number.
     `row` is the row's id within the step: it orders ties and puts parts back in place.
     """
 
@@ -167,13 +168,19 @@ class Batch:
         rows, width = len(self), self.width
         mask = self.streams["mask"]
         keep = int(mask[index].any(0).nonzero().max()) + 1 if len(index) and bool(mask[index].any()) else min(width, 1)
-        picked: dict[str, Any] = {}
-        for name, value in self.streams.items():
+
+        def rows_of(value: Any) -> Any:
             if isinstance(value, Tensor) and value.ndim and value.shape[0] == rows:
                 value = value[index.to(value.device)]
-                if value.ndim >= 2 and value.shape[1] == width:
-                    value = value[:, :keep]
-            elif isinstance(value, list):
-                value = [value[i] for i in index.tolist()]
-            picked[name] = value
+                return value[:, :keep] if value.ndim >= 2 and value.shape[1] == width else value
+            return value
+
+        picked: dict[str, Any] = {}
+        for name, value in self.streams.items():
+            if isinstance(value, list):
+                picked[name] = [value[i] for i in index.tolist()]
+            elif isinstance(value, Mapping):
+                picked[name] = {k: rows_of(v) for k, v in value.items()}
+            else:
+                picked[name] = rows_of(value)
         return Batch(picked, self.row[index])

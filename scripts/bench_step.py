@@ -596,7 +596,7 @@ def train_rlent(given: argparse.Namespace, side: str) -> None:
         pace = Pace(stages, lambda: int(sum(row["tokens/step"] for row in fresh("metrics"))))
         steps = run.steps
 
-        def paced() -> Iterator[int]:
+        def paced() -> Iterator[Any]:
             pace.wait()
             for step in steps():
                 yield step
@@ -607,13 +607,13 @@ def train_rlent(given: argparse.Namespace, side: str) -> None:
         if side == "bare":
             strip(run)
         else:
-            begin_ledger = run._begin_ledger
+            sample_entropy = run.trainer._sample_entropy
 
-            def timed(batch: Any) -> None:
-                with run.clock.lap("ledger"):
-                    begin_ledger(batch)
+            def timed(step: Any, batch: Any) -> None:
+                with step.clock.lap("ledger"):
+                    sample_entropy(step, batch)
 
-            run._begin_ledger = timed  # type: ignore[method-assign]
+            run.trainer._sample_entropy = timed  # type: ignore[method-assign]
         try:
             train(run)
         finally:
@@ -632,13 +632,13 @@ def strip(run: Any) -> None:
 
     metrics.step_metrics = only_tokens  # type: ignore[attr-defined]
     metrics.update_metrics = lambda records: {}  # type: ignore[attr-defined]
-    reads = {stream for nodes in run.plan.nodes.values() for node in nodes for stream in node.reads}
+    reads = {stream for nodes in run.trainer.plan.nodes.values() for node in nodes for stream in node.reads}
     if "sampler_entropy" not in reads:
         generate = run.engine.generate
         run.engine.generate = lambda rows, **options: generate(rows, **{**options, "entropy": False})
     if not reads & {"entropy", "now_entropy", "old_entropy"}:
-        forward = run.actor._forward
-        run.actor._forward = lambda *rows, **options: forward(*rows, **{**options, "entropy": False})
+        forward = run.trainer.actor._forward
+        run.trainer.actor._forward = lambda *rows, **options: forward(*rows, **{**options, "entropy": False})
 
 
 def train_trl(given: argparse.Namespace) -> None:

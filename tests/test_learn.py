@@ -15,7 +15,8 @@ import torch
 
 from rlent.math import noise
 from rlent.recipe.compose import load
-from rlent.train.objective import Objective, add_advantage, add_reward
+from rlent.train.credit import add_advantage, add_reward
+from rlent.train.objective import Objective
 from rlent.types import Batch
 
 ARMS, PAYING, ROWS, GROUP, STEPS, MINIBATCHES, LR = 16, 4, 64, 16, 150, 2, 0.5

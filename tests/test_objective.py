@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from streams import padded, random_batch
 
 from rlent.errors import NonFinite, RlentError
-from rlent.ranks.world import merge
 from rlent.recipe.compose import load
 from rlent.recipe.mount import Node
+from rlent.train.records import Record
 from rlent.train.objective import Objective, coefficients
 from rlent.types import Batch
 
@@ -81,7 +81,8 @@ def run(
             out.loss.backward(retain_graph=True)
         records.append(out.record)
     grads = {k: torch.zeros_like(v) if v.grad is None else v.grad for k, v in live.items()}
-    return total, grads, merge(records)
+    merged = Record.merge(records)
+    return total, grads, merged.tokens.with_(**{f"effect:{k}": v for k, v in merged.effects.items()})
 
 
 def cuts(rows: int) -> st.SearchStrategy[list[list[int]]]:
@@ -240,7 +241,7 @@ def test_rows_without_train_get_no_gradient_and_leave_the_denominator(recipe: li
 
 
 def test_noise_of_a_token_does_not_depend_on_its_row_or_padding() -> None:
-    from rlent.train.objective import draw
+    from rlent.train.calls import draw
 
     batch = random_batch(0)
     whole = draw(batch, "shape.clip_cov", 1, tokens=True)

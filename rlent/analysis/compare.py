@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -55,7 +55,7 @@ def compose(names: Sequence[str], overrides: Sequence[str], source: Source, conf
                 mine = [o for o in mine if o not in away]
         taken.update(mine)
         if source.config is not None:
-            found[name].config["data"] = source.config["data"]
+            found[name] = replace(found[name], config={**found[name].config, "data": source.config["data"]})
     if nobody := [p for o, problems in refused.items() if o not in taken for p in problems]:
         raise RecipeError(nobody)
     return found

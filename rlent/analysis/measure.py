@@ -19,7 +19,7 @@ from rlent.math.passk import bootstrap_interval, pass_at_k
 from rlent.ranks.world import World
 from rlent.recipe import compose as recipes
 from rlent.runs import kept as frozen
-from rlent.train.objective import add_advantage
+from rlent.train.credit import add_advantage
 from rlent.types import Batch
 
 LEVEL = 0.95

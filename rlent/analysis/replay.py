@@ -1,9 +1,9 @@
-"""A run that goes once over a frozen batch: what a method would have done with it.
+"""A recipe's policy update on a saved batch: what a method would have done with it.
 
-`Replay` is a `Run` without a sampler and without an optimizer: its loop goes through the same reward, advantage, shapes, objective and
-meter. Live streams come from one of two places:
+The loop goes once through the same trainer as in a run, without sampling and without a step of the optimizer. Live streams come from one of
+two places:
 
-* the kept step itself (`track.keep_batches`): the log-probs and entropies that its updates saw, so that ratios and clips are those of the
+* the saved step itself (`track.keep_batches`): the log-probs and entropies that its updates saw, so that ratios and clips are those of the
   run. Gradients are with respect to them.
 * a model: its log-probs, entropies and probes, at its weights for all updates. Gradients of its parameters come too.
 """
@@ -11,106 +11,154 @@ meter. Live streams come from one of two places:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rlent.analysis.source import Source, before_credit
 from rlent.errors import RlentError, UsageError
+from rlent.loop import learn
 from rlent.policy.policy import Policy
 from rlent.ranks.world import World
 from rlent.recipe.compose import Recipe, build
 from rlent.recipe.knobs import Knobs
 from rlent.recipe.mount import locate
 from rlent.streams import STREAMS
-from rlent.train.actor import Actor, Minibatch
+from rlent.train.actor import Actor
+from rlent.train.assemble import make_actor, make_objective
+from rlent.train.credit import at_the_end
+from rlent.train.derived import Derived
 from rlent.train.ledger import entropy_change_terms
 from rlent.train.meter import Meter
-from rlent.train.objective import at_the_end
-from rlent.train.run import Clock, Run, make_actor, make_objective
+from rlent.train.records import Minibatch, Scalars, Step
+from rlent.train.trainer import Controllers, Trainer
 from rlent.types import Batch
 
 # ---- actors ---------------------------------------------------------------------------------------------------------
 
 
-class KeptActor(Actor):
-    """The streams that a kept step's updates saw, in the place of a model."""
+@dataclass
+class SavedActor(Actor):
+    """The streams that a saved step's updates saw, in the place of a model.
 
-    leaves: list[tuple[Tensor, dict[str, Tensor]]]
-    recorded = True
-    """Whether the rows are cut into parts as they were; otherwise by tokens_per_part."""
+    `updates` are those streams by epoch (`SavedStep.updates`), in the order of the batch's rows; `recorded` says that rows are cut into parts as
+    they were, otherwise by the recipe.
+    """
+
+    updates: Sequence[Mapping[str, Tensor]] = ()
+    recorded: bool = True
+
+    def balance(self, batch: Batch) -> Batch:
+        """The rows where they are."""
+        return batch
 
     def look_back(self, batch: Batch) -> Batch:
+        """The batch has its `old_*`."""
         return batch
 
     def split(self, batch: Batch) -> Iterator[Minibatch]:
-        self.leaves = []
+        """The step's updates, each with the streams it saw under `seen`.
+
+        Raises:
+            UsageError: the recipe makes other minibatches than the run made.
+        """
         per_epoch = len(self._minibatch_rows(batch, 0))
+        place = {int(r): i for i, r in enumerate(batch.row.tolist())}
         for minibatch in super().split(batch):
-            prefix = f"update{minibatch.index // per_epoch}:"
-            if (minibatch.batch[f"{prefix}index"] != minibatch.index).any():
+            rows = minibatch.batch
+            at = torch.tensor([place[int(r)] for r in rows.row.tolist()], dtype=torch.long)
+            seen = {k: v[at] if v.ndim < 2 else v[at][:, : rows.width] for k, v in self.updates[minibatch.index // per_epoch].items()}
+            if (seen["index"] != minibatch.index).any():
                 raise UsageError(
                     "the batch was trained in other minibatches than this recipe makes; leave seed and trainer.* as they were, or give --model"
                 )
-            seen = {k.removeprefix(prefix): v for k, v in minibatch.batch.streams.items() if k.startswith(prefix)}
             parts = minibatch.parts
             if self.recorded and "part" in seen:
                 parts = [(seen["part"] == number).nonzero()[:, 0].tolist() for number in seen["part"].unique()]
-            yield Minibatch(minibatch.batch.with_(**{f"seen:{k}": v for k, v in seen.items()}), minibatch.index, parts)
+            yield Minibatch(rows.with_(seen=seen), minibatch.index, parts)
 
     def now(self, minibatch: Minibatch) -> Minibatch:
+        """`now_*` as they were saved."""
         if minibatch.first:
             return super().now(minibatch)
-        streams = {f"now_{k}": minibatch.batch[f"seen:{k}"] for k in self.plan.now}
-        return Minibatch(minibatch.batch.with_(**streams), minibatch.index, minibatch.parts)
+        return minibatch.with_batch(minibatch.batch.with_(**{f"now_{k}": minibatch.batch["seen"][k] for k in self.plan.now}))
 
     def __call__(self, part: Batch) -> dict[str, Tensor]:
-        live = {k: part[f"seen:{k}"].clone().requires_grad_(True) for k in self.plan.live}
-        self.leaves.append((part.row, live))
-        return live
+        """The live streams of a part, as leaves."""
+        return {k: part["seen"][k].clone().requires_grad_(True) for k in self.plan.live}
+
+    def step(self) -> dict[str, float]:
+        """Nothing is updated."""
+        return {}
 
 
-class OldActor(KeptActor):
-    """A batch without a record of its updates: all of it is on policy, in one update, with the streams of the look-back."""
+@dataclass
+class OldActor(SavedActor):
+    """A batch without a record of its updates: all of it is on policy, in one update, with the streams of the old-logprob pass."""
 
     def split(self, batch: Batch) -> Iterator[Minibatch]:
-        self.leaves = []
-        seen = {f"seen:{k.removeprefix('old_')}": v for k, v in batch.streams.items() if k.startswith("old_")}
-        yield Minibatch(batch.with_(**seen), 0, self._parts(batch))
+        """One update with all rows."""
+        seen = {k.removeprefix("old_"): v for k, v in batch.streams.items() if k.startswith("old_")}
+        yield Minibatch(batch.with_(seen=seen), 0, self._parts(batch))
 
 
 class ModelActor(Actor):
     """A model whose weights stay as they are. `old_*` are the batch's where it has them: the model need not be the one that sampled."""
 
+    def balance(self, batch: Batch) -> Batch:
+        """The rows where they are."""
+        return batch
+
     def look_back(self, batch: Batch) -> Batch:
+        """`old_*` of the model where the batch lacks them."""
         there = {k: batch[k] for k in batch if k.startswith("old_")}
         if {f"old_{k}" for k in (*self.plan.look, *self.plan.now)} - there.keys() or self.plan.models:
             batch = super().look_back(batch).with_(**there)
         return batch
 
     def now(self, minibatch: Minibatch) -> Minibatch:
+        """`now_*` of the model, never those of the old-logprob pass."""
         if not self.plan.now:
             return minibatch
-        seen = super().now(Minibatch(minibatch.batch, max(minibatch.index, 1), minibatch.parts))  # never the look-back's values
-        return Minibatch(seen.batch, minibatch.index, minibatch.parts)
+        seen = super().now(Minibatch(minibatch.batch, max(minibatch.index, 1), minibatch.parts))
+        return minibatch.with_batch(seen.batch)
 
-    _as_sampled = Actor._as_it_is  # the model need not be the one that sampled
+    def _as_sampled(self, batch: Batch) -> Batch:
+        """The model need not be the one that sampled, so its own log-probs are computed."""
+        return self._as_it_is(batch)
 
     @staticmethod
     def on_policy(part: Batch, live: Mapping[str, Tensor]) -> Batch:
+        """The part as it is: `old_*` are of the policy that sampled."""
         return part
+
+    def step(self) -> dict[str, float]:
+        """Nothing is updated."""
+        return {}
 
 
 # ---- a method on the batch --------------------------------------------------------------------------------------------
 
 
-class Replay(Run):
-    """A run that goes once over a frozen batch. The loop's words are those of `Run`."""
+class Script:
+    """Knobs as they were in a saved step, turn by turn; controllers are not asked again."""
+
+    def __init__(self, knobs: Knobs, turns: Sequence[Mapping[str, float]]) -> None:
+        self.knobs = knobs
+        self._turns = iter(turns)
+        self.knobs.load_state_dict(next(self._turns))
+
+    def turn(self, step: Step, streams: Batch | Mapping[str, Any], at: str) -> None:
+        """Set the knobs of the next turn."""
+        self.knobs.load_state_dict(next(self._turns))
+
+
+class Replay:
+    """A trainer that goes once over a saved batch, with the streams of its updates or with a model."""
 
     def __init__(
         self,
@@ -120,70 +168,53 @@ class Replay(Run):
         models: Mapping[str, Policy] | None = None,
         tokenizer: Callable[[], Any] | None = None,
     ) -> None:
-        self.recipe, self.plan, self.world = recipe, recipe.plan, World()
-        self.source_batch = source
-        self.clock, self.kept = Clock(), None
-        for node in self.plan.nodes["sampler"]:
-            node.fn = SimpleNamespace()  # knobs of the sampler turn nothing here
-        self.seed, self.step = int(recipe["seed"]), int(source.batch["step"])
-        self.policy: Any = policy or SimpleNamespace(root=None, model=nn.Module(), packs=False)
-        kind = ModelActor if policy is not None else KeptActor if source.kept else OldActor
-        self.actor = make_actor(recipe, self.policy, models or {}, self.world, kind)
-        if isinstance(self.actor, KeptActor) and source.config is not None:
-            self.actor.recorded = recipe["trainer"]["tokens_per_part"] == source.config["trainer"]["tokens_per_part"]
-        self.objective = make_objective(recipe, self.world)
-        self.knobs = Knobs(self.plan.knobs())
-        self.meter = Meter(self.world, None, 0)
-        self.tracker: Any = SimpleNamespace(say=lambda text: None)
-        self._texts = {}
-        self._tokenizer = tokenizer
-        self.script: Iterator[dict[str, float]] | None = None
+        self.recipe, self.source, world, plan = recipe, source, World(), recipe.plan.fresh()
+        knobs = Knobs({name: node for name, node in plan.knobs().items() if node.seat != "sampler"})
+        kind = ModelActor if policy is not None else SavedActor if source.kept else OldActor
+        actor = make_actor(recipe, plan, policy, models or {}, world, kind)
+        if isinstance(actor, SavedActor):
+            actor.updates = source.saved.updates
+            if source.config is not None:
+                actor.recorded = recipe["trainer"]["tokens_per_part"] == source.config["trainer"]["tokens_per_part"]
 
-    @property
-    def tokenizer(self) -> Any:  # type: ignore[override]
-        if self._tokenizer is None:
-            raise UsageError("the texts of the tokens are not in the batch, and there is no tokenizer here to make them")
-        return self._tokenizer()
+        def text() -> Any:
+            if tokenizer is None:
+                raise UsageError("the texts of the tokens are not in the batch, and there is no tokenizer here to make them")
+            return tokenizer()
 
-    @property
-    def grader(self) -> Any:  # type: ignore[override]
-        return build(self.recipe["data"]).grader
+        self.trainer = Trainer(
+            plan,
+            world,
+            actor,
+            make_objective(recipe, plan, world),
+            Controllers(plan.nodes["control"], knobs, world),
+            Derived(plan, lambda: build(recipe["data"]).grader, text),
+            int(recipe["seed"]),
+            credit=_given_rewards if source.given else None,
+        )
+        batch = source.batch
+        self.step = Step(Scalars(**{name: batch.get(name, 0) for name in Scalars.__slots__}))
+        self.meter = Meter(world, None)
 
-    def as_it_was(self, kept: Mapping[str, Any]) -> None:
-        """Give functions the memory, and knobs the values, that they had in the kept step; controllers are not asked again."""
-        for path, fn in self._stateful().items():
-            if path in kept["functions"]:
-                fn.load_state_dict(kept["functions"][path])
-        self.script = iter(kept["knobs"])
-        self.knobs.load_state_dict(next(self.script))
-
-    def reward(self, batch: Batch) -> Any:
-        """As in training; the rewards of a file are taken as they are."""
-        if self.source_batch.given:
-            return batch.with_(token_reward=at_the_end(batch["reward"], batch["mask"]))
-        return super().reward(batch)
-
-    def turn(self, streams: Batch | Mapping[str, Any], at: str) -> None:
-        if self.script is None:
-            super().turn(streams, at)
-        else:
-            self.knobs.load_state_dict(next(self.script))
+    def as_it_was(self) -> None:
+        """Give functions the memory, and knobs the values, that they had in the saved step."""
+        self.trainer.remember(self.source.saved.functions)
+        self.trainer.control = Script(self.trainer.control.knobs, self.source.saved.knobs)
 
     def go(self) -> Batch:
-        """The loop, once, without sampling and without a step of the optimizer. Returns the step's batch as the meter gets it."""
+        """The policy update, once. Returns the step's batch as the meter gets it."""
         models = list(self.recipe["models"] or {})
-        batch = self.derive(before_credit(self.source_batch.batch, models, given=self.source_batch.given))
-        batch = self.actor.look_back(batch)
-        batch = self.advantage(self.reward(batch))
-        self.turn(batch, at="step")
-        batch = self.shape(batch, at="step")
-        for minibatch in self.split(batch):
-            minibatch = self.now(minibatch)
-            self.turn(minibatch.batch, at="minibatch")
-            minibatch, scale = self.prepare(minibatch)
-            for part in self.parts(minibatch):
-                self.accumulate(part, scale, minibatch.index)
-        return batch
+        batch = self.trainer.derive(self.step, before_credit(self.source.batch, models, given=self.source.given))
+        return learn(self.trainer, self.step, batch)
+
+    def metrics(self, batch: Batch) -> dict[str, float]:
+        """The step's metrics."""
+        return self.meter.reduce(self.step, batch, None) or {}
+
+
+def _given_rewards(batch: Batch) -> Batch:
+    """The rewards of a file, as they are."""
+    return batch.with_(token_reward=at_the_end(batch["reward"], batch["mask"]))
 
 
 @dataclass
@@ -241,9 +272,9 @@ def lacking(recipe: Recipe, source: Source, with_model: bool) -> list[str]:
             for k in sorted(wanted)
             if f"{name}_{k}" not in batch
         ]
-    prefix = "update0:" if source.kept else "old_"
+    there = source.saved.updates[0] if source.kept else {k.removeprefix("old_") for k in batch}
     for stream in sorted(plan.live | plan.now):
-        if f"{prefix}{stream}" not in batch:
+        if stream not in there:
             reasons.append(f"needs {stream}, which this batch does not have: its run did not compute it; {tell}")
     for stream in sorted(plan.look - plan.live - plan.now):
         if f"old_{stream}" not in batch:
@@ -271,14 +302,14 @@ def play(
         policy.model.zero_grad(set_to_none=True)
     replay = Replay(recipe, source, policy, models, tokenizer)
     if own and source.kept and policy is None:
-        replay.as_it_was(source.batch["kept"])
+        replay.as_it_was()
     try:
         batch = replay.go()
     except (RlentError, KeyError) as error:
         played.reason = str(error).strip("'\"").partition(", which is not there yet")[0]
         played.reason += ", which this batch does not have" if isinstance(error, KeyError) else ""
         return played
-    played.metrics = replay.meter.reduce(batch, None) or {}
+    played.metrics = replay.metrics(batch)
     _tokens(played, replay, batch)
     _predict(played, replay, batch)
     played.notes = _notes(recipe, source, own)
@@ -290,45 +321,43 @@ def play(
 
 
 def _tokens(played: Played, replay: Replay, batch: Batch) -> None:
-    """Token arrays from the meter's records of the updates."""
-    shape = batch["mask"].shape
+    """Token arrays from the records of the updates."""
+    shape, mask = batch["mask"].shape, batch["mask"]
     place = {int(r): i for i, r in enumerate(batch.row.tolist())}
-    wide = {k: torch.zeros(shape, dtype=torch.float64) for k in ("gradient", "by_entropy", "adv", "weight")}
-    marks = {k: torch.zeros(shape, dtype=torch.bool) for k in ("clipped", "selected", "effect")}
-    found: set[str] = set()
-    for number, record in enumerate(r for parts in replay.meter.records for r in parts):
-        at = (torch.tensor([place[int(r)] for r in record.row.tolist()], dtype=torch.long)[:, None], torch.arange(record.width))
-        trained = record["mask"] & record["train"][:, None]
-        wide["gradient"][at] += record["gradient"].double()
-        for name in ("adv", "weight"):
-            wide[name][at] = record[name].double()
-        wide["weight"][at] *= (record["gate"] & record["loss_mask"]).double()
-        if "pull" in record:
-            marks["clipped"][at] |= (record["pull"] == 0) & (record["adv"] != 0) & trained
-        for key, value in record.streams.items():
-            kind = "selected" if key.endswith("_selected") else "effect" if key.startswith("effect:") else ""
-            if kind and isinstance(value, Tensor) and value.shape == record["mask"].shape:
-                found.add(kind)
-                marks[kind][at] |= (value > 0) & trained
-        if isinstance(replay.actor, KeptActor):
-            _, live = replay.actor.leaves[number]
-            pull = live["entropy"].grad if "entropy" in live else None
-            if pull is not None:
-                wide["by_entropy"][at] -= pull.double() * max(int(batch["mask"].sum()), 1)
-    mask = batch["mask"]
-    for name, value in wide.items():
-        setattr(played, name, value[mask].numpy())
-    played.clipped = marks["clipped"][mask].numpy()
-    played.basis = "selected" if "selected" in found else "effect" if "effect" in found else ""
-    played.selected = marks[played.basis][mask].numpy() if played.basis else None
+    gradient, by_entropy, adv, weight = (torch.zeros(shape, dtype=torch.float64) for _ in range(4))
+    clipped, selected, effect = (torch.zeros(shape, dtype=torch.bool) for _ in range(3))
+    selecting = acting = False
+    for record in (r for parts in replay.step.records for r in parts):
+        tokens = record.tokens
+        at = (torch.tensor([place[int(r)] for r in tokens.row.tolist()], dtype=torch.long)[:, None], torch.arange(tokens.width))
+        trained = tokens["mask"] & tokens["train"][:, None]
+        gradient[at] += tokens["gradient"].double()
+        if "entropy_gradient" in tokens:
+            by_entropy[at] += tokens["entropy_gradient"].double()
+        adv[at] = tokens["adv"].double()
+        weight[at] = tokens["weight"].double() * (tokens["gate"] & tokens["loss_mask"]).double()
+        if "pull" in tokens:
+            clipped[at] |= (tokens["pull"] == 0) & (tokens["adv"] != 0) & trained
+        for key, value in tokens.streams.items():
+            if key.endswith("_selected") and isinstance(value, Tensor) and value.shape == tokens["mask"].shape:
+                selecting = True
+                selected[at] |= (value > 0) & trained
+        for value in record.effects.values():
+            if value.shape == tokens["mask"].shape:
+                acting = True
+                effect[at] |= value & trained
+    played.gradient, played.by_entropy, played.adv, played.weight = (x[mask].numpy() for x in (gradient, by_entropy, adv, weight))
+    played.clipped = clipped[mask].numpy()
+    played.basis = "selected" if selecting else "effect" if acting else ""
+    played.selected = (selected if selecting else effect)[mask].numpy() if played.basis else None
 
 
 def _predict(played: Played, replay: Replay, batch: Batch) -> None:
     """Mean d1 and d2 over the batch's response tokens, as the ledger defines them, from the policy that began the step."""
     before = {k: batch[f"old_{k}"] for k in ("logp", "entropy", "second") if f"old_{k}" in batch}
     before |= {"logp": batch["policy_logp"]} if "policy_logp" in batch else {}  # rows that bring a log-probability have another old_logp
-    if len(before) < 3 and isinstance(replay.actor, ModelActor):
-        before = {**replay.actor.measure(batch), **before}
+    if len(before) < 3 and isinstance(replay.trainer.actor, ModelActor):
+        before = {**replay.trainer.actor.measure(batch), **before}
     if len(before) < 3:
         return
     mask = batch["mask"]

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from rlent.analysis import dumps
 from rlent.errors import DataError, UsageError, did_you_mean
 from rlent.policy.policy import Policy
@@ -16,9 +18,10 @@ from rlent.ranks.world import World
 from rlent.recipe import compose as recipes
 from rlent.recipe.compose import Recipe
 from rlent.runs import kept as frozen
-from rlent.runs.folder import RunFolder
+from rlent.runs.folder import RunFolder, weights_of
+from rlent.runs.kept import SavedStep
 from rlent.streams import STREAMS
-from rlent.train.run import loading, make_actor
+from rlent.train.assemble import loading, make_actor
 from rlent.types import Batch
 
 _INNER = frozenset({"problem_key", "prompt_ids", "seed", "policy_logp"})
@@ -35,11 +38,12 @@ class Source:
     config_dirs: list[str] = field(default_factory=list)
     name: str = ""
     given: bool = False
+    saved: SavedStep = field(default_factory=lambda: SavedStep(Batch({"mask": torch.zeros(0, 0)})))
 
     @property
     def kept(self) -> bool:
         """Whether it holds what the updates of its step saw."""
-        return "update0:index" in self.batch
+        return bool(self.saved.updates)
 
 
 def open_kept(place: str | Path, step: int | None = None) -> Source:
@@ -62,12 +66,13 @@ def open_kept(place: str | Path, step: int | None = None) -> Source:
         path = found[step if step is not None else max(found)]
     elif step is not None:
         raise UsageError(f"--step chooses among the batches of a run folder, and '{place}' is one batch")
-    batch = frozen.load(path)
-    folder = RunFolder(path.parent.parent)
+    step_saved = SavedStep.of(frozen.load(path))
+    batch, folder = step_saved.batch, RunFolder(path.parent.parent)
     if not (folder.path / "recipe.yaml").is_file():
-        return Source(batch, str(path), given=bool(batch.get("given")))
+        return Source(batch, str(path), given=bool(batch.get("given")), saved=step_saved)
     about = folder.about
-    return Source(batch, str(path), folder.config, list(about["overrides"]), list(about.get("config_dirs") or []), str(about["name"]))
+    dirs = list(about.get("config_dirs") or [])
+    return Source(batch, str(path), folder.config, list(about["overrides"]), dirs, str(about["name"]), saved=step_saved)
 
 
 def before_credit(batch: Batch, models: Sequence[str] = (), *, given: bool = False) -> Batch:
@@ -78,7 +83,7 @@ def before_credit(batch: Batch, models: Sequence[str] = (), *, given: bool = Fal
         for k in batch
         if k in _INNER
         or (k in STREAMS and STREAMS[k].when in ("sample", "look", "run"))
-        or k.startswith(("old_", "update"))
+        or k.startswith("old_")
         or k in frozen_models
         or (given and k == "reward")
     }
@@ -94,8 +99,6 @@ def load_model(path: str, config: Mapping[str, Any] | None = None) -> Policy:
         ModelError: it cannot be loaded.
         UsageError: a run without an exported model.
     """
-    from rlent.runs.folder import weights_of
-
     blocks = config or settings_for(path).config
     return Policy.load(**loading({**blocks["model"], "path": weights_of(path)}, {**blocks["scale"], "shard": False}))
 
@@ -135,7 +138,7 @@ def read_source(place: str, fields: dumps.Fields, *, model: str | None, step: in
     }  # fmt: skip
     batch = dumps.to_batch(rows, policy.tokenizer, scalars, template=template, correct_above=correct_above)
     batch["max_tokens"] = batch.width
-    actor = make_actor(settings, policy, {}, World())
+    actor = make_actor(settings, settings.plan, policy, {}, World())
     streams = {f"old_{k}": v for k, v in actor.measure(batch).items()}
     pieces = [
         [policy.tokenizer.decode([t]) for t in ids[:n]] for ids, n in zip(batch["tokens"].tolist(), batch["length"].tolist(), strict=True)

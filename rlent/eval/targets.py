@@ -183,7 +183,7 @@ def decoding(target: Target) -> list[Node]:
     if found and target.place is not None and saved:
         state = checkpoint.read_state(target.place / "checkpoints", saved[-1] if target.step is None else target.step)
         knobs = Knobs(target.recipe.plan.knobs())
-        knobs.load_state_dict({k: v for k, v in state["knobs"].items() if k.startswith("decode.") and k in knobs})
+        knobs.load_state_dict({k: v for k, v in state.knobs.items() if k.startswith("decode.") and k in knobs})
     return found
 
 

@@ -7,9 +7,10 @@ are scattered: ranks cannot disagree on a tie, and a number does not depend on h
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -17,6 +18,8 @@ from torch import Tensor
 
 from rlent.errors import RankLost, UsageError
 from rlent.types import Batch
+
+Result = TypeVar("Result")
 
 _LOST = ("gloo", "Gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Timed out waiting")
 """Words of torch's errors when a collective cannot be completed."""
@@ -129,16 +132,17 @@ class World:
         dist.all_reduce(total)
         return [int(v) for v in total]
 
-    def whole(self, batch: Batch, names: Sequence[str], work: Callable[[Batch], dict[str, Any]]) -> dict[str, Any]:
-        """Run `work` on all ranks' rows in the order of their ids, and give each rank its rows of the results.
+    def whole(self, batch: Batch, names: Sequence[str], work: Callable[[Batch], Result]) -> Result:
+        """Run `work` on all ranks' rows in the order of their ids, and give each rank its rows of the result.
 
-        `work` returns tensors and lists whose first dimension is rows, or numbers (given to every rank as they are).
+        The result is a mapping or a dataclass of tensors and lists whose first dimension is rows, of mappings of such, or of numbers
+        (given to every rank as they are).
         """
         if self.size == 1:
             return work(batch)
         slim = Batch({k: batch[k] for k in {*names, "mask"} if k in batch}, batch.row)
         shares = self.gather(slim)
-        replies: list[dict[str, Any]] | None = None
+        replies: list[Result] | None = None
         failure: str | None = None
         if shares is not None:
             try:
@@ -154,7 +158,8 @@ class World:
             raise RuntimeError(f"rank 0 failed: {failure}")
         box: list[Any] = [None]
         dist.scatter_object_list(box, replies, src=0)
-        return dict(box[0])
+        found: Result = box[0]
+        return found
 
 
 def _first_line(error: BaseException) -> str:
@@ -162,19 +167,24 @@ def _first_line(error: BaseException) -> str:
     return lines[0][:200] if lines else type(error).__name__
 
 
-def _rows_of(result: dict[str, Any], order: Tensor, part: Batch) -> dict[str, Any]:
+def _rows_of(result: Any, order: Tensor, part: Batch) -> Any:
+    """The rows of `part` out of a result on rows with ids `order`."""
     place = {int(r): i for i, r in enumerate(order.tolist())}
     index = torch.tensor([place[int(r)] for r in part.row.tolist()], dtype=torch.long)
-    out = {}
-    for key, value in result.items():
+
+    def pick(value: Any) -> Any:
         if isinstance(value, Tensor) and value.ndim and value.shape[0] == len(order):
             value = value[index]
-            if value.ndim >= 2 and value.shape[1] > part.width:
-                value = value[:, : part.width].contiguous()
-        elif isinstance(value, list) and len(value) == len(order):
-            value = [value[i] for i in index.tolist()]
-        out[key] = value
-    return out
+            return value[:, : part.width].contiguous() if value.ndim >= 2 and value.shape[1] > part.width else value
+        if isinstance(value, list) and len(value) == len(order):
+            return [value[i] for i in index.tolist()]
+        if isinstance(value, Mapping):
+            return {k: pick(v) for k, v in value.items()}
+        if is_dataclass(value) and not isinstance(value, type):
+            return replace(value, **{f.name: pick(getattr(value, f.name)) for f in fields(value)})
+        return value
+
+    return pick(result)
 
 
 def merge(parts: Sequence[Batch]) -> Batch:
@@ -185,16 +195,19 @@ def merge(parts: Sequence[Batch]) -> Batch:
     parts = [p for p in parts if len(p)] or parts[:1]
     width = max(p.width for p in parts)
     order = torch.cat([p.row for p in parts]).argsort(stable=True)
-    streams: dict[str, Any] = {}
-    for name, first in parts[0].streams.items():
-        values = [p[name] for p in parts]
+
+    def joined(values: Sequence[Any]) -> Any:
+        first = values[0]
         if isinstance(first, Tensor) and first.ndim:
             if any(v.ndim >= 2 and v.shape[1] == p.width for v, p in zip(values, parts, strict=True)):
                 values = [torch.nn.functional.pad(v, (0, width - v.shape[1])) for v in values]
-            streams[name] = torch.cat(values)[order]
-        elif isinstance(first, list):
-            joined = [item for v in values for item in v]
-            streams[name] = [joined[i] for i in order.tolist()]
-        else:
-            streams[name] = first
+            return torch.cat(list(values))[order]
+        if isinstance(first, list):
+            everyone = [item for v in values for item in v]
+            return [everyone[i] for i in order.tolist()]
+        if isinstance(first, Mapping):
+            return {k: joined([v[k] for v in values]) if isinstance(one, Tensor) else one for k, one in first.items()}
+        return first
+
+    streams = {name: joined([p[name] for p in parts]) for name in parts[0].streams}
     return Batch(streams, torch.cat([p.row for p in parts])[order])

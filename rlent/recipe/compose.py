@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,10 @@ class Recipe:
 
     def __getitem__(self, key: str) -> Any:
         return self.config[key]
+
+    def with_block(self, block: str, **values: Any) -> Recipe:
+        """The same recipe with other values in a block of settings; this one stays as it is."""
+        return replace(self, config={**self.config, block: {**(self.config.get(block) or {}), **values}})
 
 
 def groups(config_dirs: Iterable[str | Path] = ()) -> dict[str, dict[str, Path]]:

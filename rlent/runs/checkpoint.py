@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import torch.distributed.checkpoint as dcp
 
 from rlent.errors import CheckpointError
 from rlent.ranks.world import World
+from rlent.runs.state import TrainingState
 from rlent.system.write import sync_one, sync_tree
 
 _PREFIX = "step_"
@@ -35,7 +35,7 @@ def steps(folder: Path) -> list[int]:
     )
 
 
-def save(folder: Path, step: int, tensors: dict[str, Any], state: Mapping[str, Any], world: World, keep: int) -> Path:
+def save(folder: Path, step: int, tensors: dict[str, Any], state: TrainingState, world: World, keep: int) -> Path:
     """Write a checkpoint atomically and drop the oldest beyond `keep`.
 
     Raises:
@@ -52,7 +52,7 @@ def save(folder: Path, step: int, tensors: dict[str, Any], state: Mapping[str, A
             warnings.simplefilter("ignore")
             dcp.save(tensors, checkpoint_id=str(temporary / "tensors"), no_dist=world.size == 1)
         if world.leads:
-            (temporary / "state.json").write_text(json.dumps(state, indent=1))
+            (temporary / "state.json").write_text(json.dumps(state.to_dict(), indent=1))
             sync_tree(temporary)
             shutil.rmtree(final, ignore_errors=True)
             temporary.rename(final)
@@ -70,7 +70,7 @@ def save(folder: Path, step: int, tensors: dict[str, Any], state: Mapping[str, A
     return final
 
 
-def read_state(folder: Path, step: int) -> dict[str, Any]:
+def read_state(folder: Path, step: int) -> TrainingState:
     """The plain part of a checkpoint.
 
     Raises:
@@ -78,8 +78,8 @@ def read_state(folder: Path, step: int) -> dict[str, Any]:
     """
     file = folder / name(step) / "state.json"
     try:
-        return dict(json.loads(file.read_text()))
-    except (OSError, ValueError) as error:
+        return TrainingState.from_dict(json.loads(file.read_text()))
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{file} cannot be read ({error})") from error
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,34 @@ def steps(folder: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
+def _prefix(epoch: int) -> str:
+    return f"update{epoch}:"
+
+
+@dataclass(frozen=True)
+class SavedStep:
+    """A saved batch taken apart.
+
+    `batch` is the step's rows; `updates` holds, for each epoch, what the updates saw and did (streams [N] or [N,T], see the head of this
+    file), and is empty for a batch that was not saved by a run. `knobs` and `functions` are the state that the step began with.
+    """
+
+    batch: Batch
+    updates: list[dict[str, Tensor]] = field(default_factory=list)
+    knobs: list[dict[str, float]] = field(default_factory=list)
+    functions: dict[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def of(batch: Batch) -> SavedStep:
+        """The parts of a batch as `load` gives it."""
+        streams = dict(batch.streams)
+        updates: list[dict[str, Tensor]] = []
+        while f"{(prefix := _prefix(len(updates)))}index" in streams:
+            updates.append({k.removeprefix(prefix): streams.pop(k) for k in list(streams) if k.startswith(prefix)})
+        kept = streams.pop("kept", {})
+        return SavedStep(Batch(streams, batch.row), updates, list(kept.get("knobs", [])), dict(kept.get("functions", {})))
+
+
 class Kept:
     """Collects, while a step goes on, what will be kept of it beside its batch."""
 
@@ -95,8 +124,9 @@ class Kept:
         place = {int(r): i for i, r in enumerate(batch.row.tolist())}
         found = {f"after_{k}": after[k] for k in ("logp", "entropy")}
         found |= {f"old_{k}": v for k, v in self.before.items() if f"old_{k}" not in batch}
+        batch = Batch({k: v for k, v in batch.streams.items() if k != "effects"}, batch.row)
         for number, (seen, parts) in enumerate(zip(self.seen, records, strict=True)):
-            prefix = f"update{number * epochs // len(self.seen)}:"
+            prefix = _prefix(number * epochs // len(self.seen))
             index = found.setdefault(f"{prefix}index", torch.full((len(batch),), -1, dtype=torch.long))
             index[[place[int(r)] for r in seen.row.tolist()]] = number
             for rows in (seen, *parts):

@@ -4,7 +4,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Protocol
 
 import torch
@@ -25,10 +25,12 @@ class Source(Protocol):
     def draw(self, count: int) -> list[Problem]: ...
 
 
-class Desk(Protocol):
-    """What the run lends the sampler: tokenizer, template, counters, ranks, and rewards for the filter.
+@dataclass(frozen=True, kw_only=True)
+class SamplerContext:
+    """What a run lends its sampler for one step: tokenizer, template, counters, ranks, and rewards for the filter.
 
-    It may also have `ended`, which is told of responses, with their problems, as they end.
+    `rows_are` are plain numbers that every batch carries; `note` adds a number to the step's metrics; `ended`, if not None, takes responses with
+    their problems as they end, so that they are graded while others are sampled.
     """
 
     tokenizer: Any
@@ -38,11 +40,11 @@ class Desk(Protocol):
     step: int
     world: World
     rows_are: Mapping[str, Any]
-    decode: Sequence[Node]
-
-    def reward(self, batch: Batch) -> Batch: ...
-
-    def note(self, name: str, value: float) -> None: ...
+    reward: Callable[[Batch], Batch]
+    note: Callable[[str, float], None]
+    decode: Sequence[Node] = ()
+    models: Mapping[str, Any] = field(default_factory=dict)
+    ended: Callable[[str, Problem], None] | None = None
 
 
 @dataclass(kw_only=True, eq=False)
@@ -78,15 +80,15 @@ class GroupSampler:
         """Responses to given problems, as this sampler draws them; evaluation calls this too."""
         return respond(engine, tokenizer, problems, **{"decoding": self.decoding, **how})
 
-    def ask(self, engine: Engine, desk: Desk, problems: Sequence[Problem], round_index: int, **how: Any) -> Responses:
+    def ask(self, engine: Engine, context: SamplerContext, problems: Sequence[Problem], round_index: int, **how: Any) -> Responses:
         """`n` responses to each of this rank's problems, with the draws of a round of the step; `rounds` is the number of no round."""
-        key = (desk.seed, desk.step, round_index)
-        if (ended := getattr(desk, "ended", None)) is not None:  # a desk need not have it
-            how["ended"] = ended
-        return self.respond(engine, desk.tokenizer, problems, n=self.n, key=key, template=desk.template, stop=desk.stop, **how)
+        key = (context.seed, context.step, round_index)
+        if context.ended is not None:
+            how["ended"] = context.ended
+        return self.respond(engine, context.tokenizer, problems, n=self.n, key=key, template=context.template, stop=context.stop, **how)
 
     def __call__(
-        self, engine: Engine, data: Source, grade: Callable[[Sequence[str], Sequence[Problem]], list[Verdict]], desk: Desk
+        self, engine: Engine, data: Source, grade: Callable[[Sequence[str], Sequence[Problem]], list[Verdict]], context: SamplerContext
     ) -> Batch:
         """One step's rollouts, this rank's share, graded.
 
@@ -99,16 +101,16 @@ class GroupSampler:
         groups = drawn = 0
         for round_index in range(self.rounds if self.keep else 1):
             problems = data.draw(self.prompts)
-            mine = list(desk.world.share(problems))
-            start = desk.world.share(range(len(problems)))
-            answers = self.ask(engine, desk, mine, round_index, entropy=True, decode=desk.decode)
+            mine = list(context.world.share(problems))
+            start = context.world.share(range(len(problems)))
+            answers = self.ask(engine, context, mine, round_index, entropy=True, decode=context.decode)
             told += totals(answers.rollouts)
             verdicts = grade(answers.text, [answers.problem(i) for i in range(len(answers))])
-            batch = rollout_batch(answers, verdicts, first_group=drawn + (start[0] if len(start) else 0), scalars=desk.rows_are)
+            batch = rollout_batch(answers, verdicts, first_group=drawn + (start[0] if len(start) else 0), scalars=context.rows_are)
             nll = -batch["sampler_logp"].double().sum(1)
             everything += list(zip(nll.tolist(), batch["length"].tolist(), batch["correct"].int().tolist(), strict=True))
-            flags = self._flags(batch, desk)
-            everyone = [flag for share in desk.world.all_gather(flags) for flag in share]
+            flags = self._flags(batch, context)
+            everyone = [flag for share in context.world.all_gather(flags) for flag in share]
             room = self.prompts - groups
             chosen = [drawn + i for i, flag in enumerate(everyone) if flag][:room]
             drawn += len(everyone)
@@ -119,19 +121,19 @@ class GroupSampler:
                 break
         if groups < self.prompts:
             raise StarvedSampler(
-                f"step {desk.step}: the filter kept {groups} of {drawn} groups ({groups / max(drawn, 1):.1%}) in {self.rounds} rounds, and "
+                f"step {context.step}: the filter kept {groups} of {drawn} groups ({groups / max(drawn, 1):.1%}) in {self.rounds} rounds, and "
                 f"{self.prompts} are needed; raise sampler.rounds, loosen sampler.keep, or use easier or more varied problems"
             )
-        for name, value in _told(desk.world.all_gather(told)).items():
-            desk.note(f"decode/{name}", value)
-        rows = [row for share in desk.world.all_gather(everything) for row in share]
-        desk.note("sampler/kept", groups / drawn)
-        desk.note("sampler/rounds", round_index + 1)
-        desk.note("sampler/nll", math.fsum(r[0] for r in rows) / max(sum(r[1] for r in rows), 1))
-        desk.note("sampler/correct", sum(r[2] for r in rows) / max(len(rows), 1))
+        for name, value in _told(context.world.all_gather(told)).items():
+            context.note(f"decode/{name}", value)
+        rows = [row for share in context.world.all_gather(everything) for row in share]
+        context.note("sampler/kept", groups / drawn)
+        context.note("sampler/rounds", round_index + 1)
+        context.note("sampler/nll", math.fsum(r[0] for r in rows) / max(sum(r[1] for r in rows), 1))
+        context.note("sampler/correct", sum(r[2] for r in rows) / max(len(rows), 1))
         return merge(kept) if len(kept) > 1 else kept[0]
 
-    def _flags(self, batch: Batch, desk: Desk) -> list[bool]:
+    def _flags(self, batch: Batch, context: SamplerContext) -> list[bool]:
         """One flag for each of this rank's groups, in the order drawn."""
         count = len(batch) // self.n
         if self.keep is None:
@@ -140,7 +142,7 @@ class GroupSampler:
             return []
         local = batch.with_(group=batch["group"] - batch["group"].min())
         if "reward" in self.keep.reads:
-            local = desk.reward(local)
+            local = context.reward(local)
         return [bool(flag) for flag in torch.as_tensor(self.keep(local.streams)).tolist()]
 
 

@@ -14,7 +14,7 @@ from rlent.math import noise
 from rlent.options import Count, NonNegative, PositiveCount
 from rlent.ranks.world import merge
 from rlent.sampling.buffer import Item, TrajectoryBuffer
-from rlent.sampling.group import Desk, GroupSampler, Source, blank
+from rlent.sampling.group import GroupSampler, SamplerContext, Source, blank
 from rlent.types import Batch, Problem, Verdict
 
 _PLAIN = ("prompt_ids", "prompt", "response", "answer", "status", "finish", "gold", "meta", "data_source")
@@ -44,32 +44,34 @@ class ReplaySampler(GroupSampler):
         )
 
     def __call__(
-        self, engine: Engine, data: Source, grade: Callable[[Sequence[str], Sequence[Problem]], list[Verdict]], desk: Desk
+        self, engine: Engine, data: Source, grade: Callable[[Sequence[str], Sequence[Problem]], list[Verdict]], context: SamplerContext
     ) -> Batch:
         """One step's rollouts, this rank's share, graded, and this rank's share of what is replayed."""
-        batch = super().__call__(engine, data, grade, desk)
+        batch = super().__call__(engine, data, grade, context)
         replays: list[tuple[Item, float]] = []
         if self.stored.full:
-            replays = self.stored.take(noise.uniform(desk.seed, desk.step, "replay", torch.arange(len(self.stored.kept))))
-        everyone = sorted((row for share in desk.world.all_gather(self._stored(batch, desk)) for row in share), key=lambda row: row[0])
-        self.stored.add(desk.step, [r[1] for r in everyone], [True] * len(everyone), [r[2] for r in everyone])
-        desk.note("sampler/replayed", len(replays))
-        desk.note("sampler/stored", len(self.stored.items))
+            replays = self.stored.take(noise.uniform(context.seed, context.step, "replay", torch.arange(len(self.stored.kept))))
+        everyone = sorted(
+            (row for share in context.world.all_gather(self._stored(batch, context)) for row in share), key=lambda row: row[0]
+        )
+        self.stored.add(context.step, [r[1] for r in everyone], [True] * len(everyone), [r[2] for r in everyone])
+        context.note("sampler/replayed", len(replays))
+        context.note("sampler/stored", len(self.stored.items))
         batch = batch.with_(
             own=torch.zeros(len(batch), dtype=torch.bool),
             own_logp=torch.zeros_like(batch["sampler_logp"]),
             replay_adv=torch.zeros(len(batch)),
         )
-        last = max(g for share in desk.world.all_gather(batch["group"].tolist()) for g in share)  # a filter leaves gaps in the numbers
-        mine, places = list(desk.world.share(replays)), list(desk.world.share(range(len(replays))))
+        last = max(g for share in context.world.all_gather(batch["group"].tolist()) for g in share)  # a filter leaves gaps in the numbers
+        mine, places = list(context.world.share(replays)), list(context.world.share(range(len(replays))))
         if not mine:
             return batch
         first = max(r[0] for r in everyone) + 1
         return merge([batch, self._replayed(batch, mine, [last + 1 + p for p in places], [first + p for p in places])])
 
-    def _stored(self, batch: Batch, desk: Desk) -> list[tuple[int, float, dict[str, Any]]]:
+    def _stored(self, batch: Batch, context: SamplerContext) -> list[tuple[int, float, dict[str, Any]]]:
         """Row id, reward, and what is needed to train on the row again, as plain values."""
-        reward, length = desk.reward(batch)["reward"].tolist(), batch["length"].tolist()
+        reward, length = context.reward(batch)["reward"].tolist(), batch["length"].tolist()
         out = []
         for i, row in enumerate(batch.row.tolist()):
             kept: dict[str, Any] = {k: batch[k][i] for k in _PLAIN}

@@ -10,7 +10,7 @@ from rlent.engine.base import Engine
 from rlent.math import noise
 from rlent.options import Positive, Share
 from rlent.ranks.world import merge
-from rlent.sampling.group import Desk, GroupSampler, Source, rollout_batch
+from rlent.sampling.group import GroupSampler, SamplerContext, Source, rollout_batch
 from rlent.types import Batch, Problem, Verdict
 
 
@@ -33,24 +33,26 @@ class TemperedSampler(GroupSampler):
             raise ValueError("a tempered rollout goes with keep=null: the filter would drop the prompts it was made for")
 
     def __call__(
-        self, engine: Engine, data: Source, grade: Callable[[Sequence[str], Sequence[Problem]], list[Verdict]], desk: Desk
+        self, engine: Engine, data: Source, grade: Callable[[Sequence[str], Sequence[Problem]], list[Verdict]], context: SamplerContext
     ) -> Batch:
         """One step's rollouts, this rank's share, graded."""
         tap = _Tap(data)
-        main = super().__call__(engine, tap, grade, desk)
+        main = super().__call__(engine, tap, grade, context)
         count = int(len(tap.drawn) * self.share)
-        order = noise.permutation(len(tap.drawn), desk.seed, desk.step, "tempered") if self.which == "random" else range(len(tap.drawn))
+        order = (
+            noise.permutation(len(tap.drawn), context.seed, context.step, "tempered") if self.which == "random" else range(len(tap.drawn))
+        )
         chosen = [tap.drawn[i] for i in sorted(order[:count])]
-        mine, start = list(desk.world.share(chosen)), desk.world.share(range(count))
+        mine, start = list(context.world.share(chosen)), context.world.share(range(count))
         if not count:
             return main
         heated = replace(self.decoding, temperature=self.heat)
-        answers = self.ask(engine, desk, mine, self.rounds, entropy=True, decode=desk.decode, decoding=heated)
+        answers = self.ask(engine, context, mine, self.rounds, entropy=True, decode=context.decode, decoding=heated)
         verdicts = grade(answers.text, [answers.problem(i) for i in range(len(answers))])
         first = len(tap.drawn) + (start[0] if len(start) else 0)
-        more = rollout_batch(answers, verdicts, first_group=first, scalars=desk.rows_are)
+        more = rollout_batch(answers, verdicts, first_group=first, scalars=context.rows_are)
         more["source"] = ["tempered"] * len(more)
-        desk.note("sampler/heat", self.heat)
+        context.note("sampler/heat", self.heat)
         return merge([main, more])
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from rlent.engine.base import Engine
 from rlent.options import PositiveCount
-from rlent.sampling.group import Desk, GroupSampler, Source
+from rlent.sampling.group import GroupSampler, SamplerContext, Source
 from rlent.types import Batch, Problem, Verdict
 
 
@@ -21,8 +21,8 @@ class VoteSampler(GroupSampler):
     trained: PositiveCount
 
     def __call__(
-        self, engine: Engine, data: Source, grade: Callable[[Sequence[str], Sequence[Problem]], list[Verdict]], desk: Desk
+        self, engine: Engine, data: Source, grade: Callable[[Sequence[str], Sequence[Problem]], list[Verdict]], context: SamplerContext
     ) -> Batch:
         """One step's rollouts, this rank's share, graded."""
-        batch = super().__call__(engine, data, grade, desk)
+        batch = super().__call__(engine, data, grade, context)
         return batch.with_(train=batch["sample"] < self.trained)

@@ -14,7 +14,7 @@ import shutil
 import sys
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from rlent.recipe import compose as recipes
 from rlent.recipe.compose import Recipe
 from rlent.runs import checkpoint
 from rlent.runs.folder import RunFolder
+from rlent.runs.state import RecipeMark, TrainingState
 from rlent.studies import by_part as artefact
 from rlent.studies import sweep
 from rlent.track.record import read_rows
@@ -182,8 +183,7 @@ def plan(
 
 def _compose(parent: Parent, at: int, asked: list[str], name: str, folder: Path, dirs: Sequence[str]) -> Branch:
     taken, dropped = inherited(parent, asked)
-    recipe = recipes.load([*taken, *asked], dirs)
-    recipe.config["run"]["dir"] = str(folder)
+    recipe = recipes.load([*taken, *asked], dirs).with_block("run", dir=str(folder))
     own, theirs = recipes.flat(recipe.config), recipes.flat(parent.config)
     different = sorted(k for k in {*own, *theirs} if own.get(k, ...) != theirs.get(k, ...))
     problems = [
@@ -317,7 +317,7 @@ def make(branch: Branch, parent: Parent, at: int) -> None:
         raise CheckpointError(
             f"the checkpoint of step {at} of '{parent.path}' could not be copied ({error}); was it just replaced?"
         ) from error
-    (kept / "state.json").write_text(json.dumps(state, indent=1))
+    (kept / "state.json").write_text(json.dumps(state.to_dict(), indent=1))
     for name in (METRICS, TIMINGS, SAMPLES, BUDGET):
         if (parent.path / name).is_file():
             (partial / name).write_bytes(_until(parent.path / name, at))
@@ -345,7 +345,7 @@ def make(branch: Branch, parent: Parent, at: int) -> None:
     partial.rename(final)
 
 
-def state_for(branch: Branch, parent: Parent, state: Mapping[str, Any]) -> dict[str, Any]:
+def state_for(branch: Branch, parent: Parent, state: TrainingState) -> TrainingState:
     """A checkpoint's plain state as the branch takes it.
 
     The memory of a function is kept where the branch has the same function in the same place. Knobs keep what controllers made of
@@ -354,16 +354,16 @@ def state_for(branch: Branch, parent: Parent, state: Mapping[str, Any]) -> dict[
     """
     before, after = _targets(parent.config), _targets(branch.recipe.config)
     same = {path for path, target in after.items() if before.get(path) == target}
-    found = {**state, "recipe": {"name": branch.recipe.name, "differences": recipes.identity(branch.recipe.config)}}
-    found["functions"] = {path: memory for path, memory in state["functions"].items() if path in same}
-    turns = [{p: t for p, t in targets.items() if p.startswith("control.")} for targets in (before, after)]
+    controllers = [{p: t for p, t in targets.items() if p.startswith("control.")} for targets in (before, after)]
     known = branch.recipe.plan.knobs()
-    found["knobs"] = {k: v for k, v in state["knobs"].items() if k in known} if turns[0] == turns[1] else {}
-    found["policy"] = {**state["policy"], "count": state["policy"]["count"] * _updates(branch.recipe.config) // _updates(parent.config)}
-    alarms = dict(state["alarms"])
-    alarms["idle"] = {place: steps for place, steps in alarms.get("idle", {}).items() if place in same}
-    found["alarms"] = alarms
-    return found
+    return replace(
+        state,
+        recipe=RecipeMark(branch.recipe.name, recipes.identity(branch.recipe.config)),
+        functions={path: memory for path, memory in state.functions.items() if path in same},
+        knobs={k: v for k, v in state.knobs.items() if k in known} if controllers[0] == controllers[1] else {},
+        policy={**state.policy, "count": state.policy["count"] * _updates(branch.recipe.config) // _updates(parent.config)},
+        alarms={**state.alarms, "idle": {place: steps for place, steps in state.alarms.get("idle", {}).items() if place in same}},
+    )
 
 
 def _updates(config: Mapping[str, Any]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -14,11 +14,12 @@ from torch import Tensor
 from rlent.errors import UsageError
 from rlent.math import noise
 from rlent.math.entropy import entropy_from_logits
-from rlent.policy.parts import cut, pack, share_out
+from rlent.policy.parts import cut, pack, run_halving, share_out
 from rlent.policy.policy import Policy
 from rlent.ranks.world import World, merge
 from rlent.recipe.plan import Plan
 from rlent.train.ledger import second_moment
+from rlent.train.records import Minibatch, Out
 from rlent.types import Batch
 
 
@@ -42,20 +43,6 @@ def _put(out: dict[str, Tensor], name: str, value: Tensor, rows: Sequence[int], 
 
 
 @dataclass
-class Minibatch:
-    """The rows of one update on this rank, and how they are cut into parts (positions in `batch`)."""
-
-    batch: Batch
-    index: int
-    parts: list[list[int]]
-
-    @property
-    def first(self) -> bool:
-        """Whether the policy is still the one that started the step."""
-        return self.index == 0
-
-
-@dataclass
 class Actor:
     """The policy, the frozen models, and the plan of what to compute.
 
@@ -63,7 +50,7 @@ class Actor:
     update's `logp` come from the same arithmetic.
     """
 
-    policy: Policy
+    policy: Policy | None
     plan: Plan
     models: Mapping[str, Policy]
     world: World
@@ -74,7 +61,18 @@ class Actor:
     seed: int
     layout: list[list[list[int]]] = field(default_factory=list)
     halved: int = 0
-    old_probes: tuple[str, ...] = ()
+
+    @property
+    def model(self) -> Policy:
+        """The policy; an actor without one (of a saved step) does not ask for it."""
+        assert self.policy is not None, "this actor has no model"
+        return self.policy
+
+    def _packs(self, policy: Policy | None) -> bool:
+        return policy is not None and policy.packs
+
+    def _split_over_ranks(self, policy: Policy | None) -> bool:
+        return policy is not None and policy.root is not None
 
     # ---- cutting ------------------------------------------------------------------------------------------------
 
@@ -94,7 +92,7 @@ class Actor:
             seen: set[int] = set()
             costs = []
             for group, _, prompt, length in rows:  # a packed prompt is paid once
-                costs.append(length + (0 if self.policy.packs and group in seen else prompt))
+                costs.append(length + (0 if self._packs(self.policy) and group in seen else prompt))
                 seen.add(group)
             place.update(zip([row[1] for row in rows], share_out(costs, self.world.size), strict=True))
         ranks = [place[row] for row in batch.row.tolist()]
@@ -123,11 +121,11 @@ class Actor:
         """This rank's parts; where the model is split over ranks, as many as any rank has, the last ones empty."""
         policy = policy or self.policy
         prompts, lengths = batch["prompt_ids"], batch.lengths.tolist()
-        if policy.packs:
+        if self._packs(policy):
             parts = pack(prompts, lengths, self.tokens_per_part)
         else:
             parts = cut([len(p) + n for p, n in zip(prompts, lengths, strict=True)], self.tokens_per_part)
-        if policy.root is not None:
+        if self._split_over_ranks(policy):
             parts += [[]] * (max(self.world.all_gather(len(parts))) - len(parts))
         return parts
 
@@ -177,7 +175,7 @@ class Actor:
             probes = self.probes(self.plan.look | self.plan.now)
             if self.temperature != 1.0:  # the paper's entropy is at temperature 1, whatever the sampler's
                 probes["entropy_t1"] = partial(_entropy_at_one, self.temperature)
-            streams = self._forward(self.policy, picked, self._parts(picked), entropy=True, probes=probes)
+            streams = self._forward(self.model, picked, self._parts(picked), entropy=True, probes=probes)
             for name, value in streams.items():
                 _put(found, name, value, rows, batch)
         batch = batch.with_(**{f"old_{k}": v for k, v in found.items()})
@@ -195,7 +193,7 @@ class Actor:
         if lacks or "own" in batch or set(batch["source"]) - {"policy"}:
             why = "the engine gave no entropies" if lacks else "the step has rows that were not drawn from the policy as it is"
             raise UsageError(f"trainer.look_back is sampler, and {why}; policy is accepted")
-        dtype = torch.promote_types(self.policy.compute, torch.float32)
+        dtype = torch.promote_types(self.model.compute, torch.float32)
         return batch.with_(**{f"old_{k}": batch[f"sampler_{k}"].to(dtype) for k in ("logp", "entropy")})
 
     def now(self, minibatch: Minibatch) -> Minibatch:
@@ -208,27 +206,25 @@ class Actor:
             if "policy_logp" in minibatch.batch and "logp" in wanted:
                 streams["logp"] = minibatch.batch["policy_logp"]
         else:
-            streams = self._forward(self.policy, minibatch.batch, minibatch.parts, entropy="entropy" in wanted, probes=self.probes(wanted))
-        return Minibatch(
-            minibatch.batch.with_(**{f"now_{k}": v for k, v in streams.items() if k in wanted}), minibatch.index, minibatch.parts
-        )
+            streams = self._forward(self.model, minibatch.batch, minibatch.parts, entropy="entropy" in wanted, probes=self.probes(wanted))
+        return minibatch.with_batch(minibatch.batch.with_(**{f"now_{k}": v for k, v in streams.items() if k in wanted}))
 
     def measure(self, batch: Batch, *, moment: bool = True) -> dict[str, Tensor]:
         """`logp`, `entropy` and, with `moment`, the second moment of given rows under the current policy (the entropy ledger)."""
         probes = {"second": second_moment} if moment else {}
-        return self._forward(self.policy, batch, self._parts(batch), entropy=True, probes=probes)
+        return self._forward(self.model, batch, self._parts(batch), entropy=True, probes=probes)
 
     def watch(self, minibatch: Minibatch) -> dict[str, Tensor]:
         """`logp`, `entropy`, the second moment and the probes of a minibatch before its update, whatever the plan needs; for a kept step."""
         probes = {"second": second_moment, **self.probes(self.plan.live | self.plan.now)}
-        return self._forward(self.policy, minibatch.batch, minibatch.parts, entropy=True, probes=probes)
+        return self._forward(self.model, minibatch.batch, minibatch.parts, entropy=True, probes=probes)
 
     # ---- the forward with gradient, and the step ------------------------------------------------------------------
 
     def __call__(self, part: Batch) -> dict[str, Tensor]:
         """The live streams of a part, with gradient."""
         live = self.plan.live
-        return self.policy(part, temperature=self.temperature, entropy="entropy" in live, probes=self.probes(live))
+        return self.model(part, temperature=self.temperature, entropy="entropy" in live, probes=self.probes(live))
 
     @staticmethod
     def on_policy(part: Batch, live: Mapping[str, Tensor]) -> Batch:
@@ -245,12 +241,24 @@ class Actor:
         fresh["old_logp"] = _own(part, fresh["old_logp"])
         return part.with_(**({} if look is None else {"look_logp": look}), **fresh)
 
+    def through(self, once: Callable[[Batch], Out], part: Batch, halved: Callable[[int], None]) -> Iterator[Out]:
+        """Take a part through the model: as a whole or, where memory runs out, in halves (`halved` is called with the rows that did not fit)."""
+        if self.policy is None:
+            yield once(part)
+        elif self.policy.root is None:
+            yield from run_halving(once, part, halved, self.policy.model.parameters())
+        elif len(part):
+            yield once(part)
+        else:  # the other ranks have rows: go through the model with them
+            sum(value.sum() for value in self(part).values()).backward()
+
     def step(self) -> dict[str, float]:
         """One optimizer update; gradients are summed over ranks first (denominators are global already)."""
-        if self.world.size > 1 and self.policy.root is None:
-            for parameter in self.policy.model.parameters():
+        policy = self.model
+        if self.world.size > 1 and policy.root is None:
+            for parameter in policy.model.parameters():
                 if parameter.requires_grad:
                     if parameter.grad is None:
                         parameter.grad = torch.zeros_like(parameter)
                     dist.all_reduce(parameter.grad)
-        return self.policy.step()
+        return policy.step()

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from scipy.stats import linregress
+
 NAMES = ("forecast", "collapse", "explosion", "inert", "starving", "mismatch", "grader")
 
 INERT_AFTER = 20
@@ -195,11 +197,7 @@ def reaches(entropy: list[float], limit: float) -> int | None:
     n = len(entropy)
     if n < FEWEST or min(entropy) <= 0 or limit <= 0:
         return None
-    y = [math.log(v) for v in entropy]
-    mx, my = (n - 1) / 2, sum(y) / n
-    sxx = sum((i - mx) ** 2 for i in range(n))
-    slope = sum((i - mx) * (v - my) for i, v in enumerate(y)) / sxx
-    residual = sum((v - my - slope * (i - mx)) ** 2 for i, v in enumerate(y)) / (n - 2)
-    if slope >= 0 or -slope < 3 * math.sqrt(residual / sxx):
+    line = linregress(range(n), [math.log(v) for v in entropy])
+    if line.slope >= 0 or -line.slope < 3 * line.stderr:
         return None
-    return max(1, math.ceil((my + slope * (n - 1 - mx) - math.log(limit)) / -slope))
+    return max(1, math.ceil((line.intercept + line.slope * (n - 1) - math.log(limit)) / -line.slope))

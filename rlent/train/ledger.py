@@ -120,6 +120,7 @@ class EntropyLedger:
         return [e[index - 1] for e in self.entries], [e[2] for e in self.entries]
 
     def _slope(self, index: int) -> float | None:
+        """Least squares through the origin, from the first step on (`statistics.linear_regression` wants two)."""
         d, measured = self._columns(index)
         square = _dot(d, d)
         return _dot(d, measured) / square if square > 0 else None

@@ -66,7 +66,9 @@ from rlent.recipe.compose import Recipe, build, groups, load
 from rlent.recipe.knobs import Knobs
 from rlent.recipe.mount import Node, locate, mount, signature
 from rlent.system.paths import recipes_dir
-from rlent.train.objective import Objective, View, add_advantage, add_reward, at_the_end
+from rlent.train.calls import View
+from rlent.train.credit import add_advantage, add_reward, at_the_end
+from rlent.train.objective import Objective
 from rlent.types import Batch, Request, Rollouts
 
 RTOL, ATOL = 1e-6, 1e-8
@@ -474,7 +476,7 @@ class Case:
         )
         batch = objective.shape(objective.shape(batch, "step"), "minibatch", 0)
         batch, scale = objective.prepare(batch, 0)
-        out = objective(batch, live, scale, 0).record
+        out = objective(batch, live, scale, 0).record.tokens
         self.recipe.plan.nodes["shape"] = kept
         return batch.with_(adv=out["adv"] * out["weight"])
 

@@ -42,10 +42,10 @@ def test_a_replayed_step_gives_the_loss_pull_and_metrics_that_the_run_had(name: 
     for number, theirs in enumerate(rows(run_dir), 1):
         source = open_kept(run_dir, number)
         replayed = Replay(from_config(source.config, name=source.name), source)
-        replayed.as_it_was(source.batch["kept"])
+        replayed.as_it_was()
         step = replayed.go()
         assert_same_records(replayed, source)
-        ours = replayed.meter.reduce(step, None)
+        ours = replayed.metrics(step)
         shared = [k for k in theirs if k in ours]
         assert {"loss/policy", "clip/share", "pull/abs", "cov/mean", "ratio/max"} <= set(shared)
         assert {k: ours[k] for k in shared} == {k: theirs[k] for k in shared}, f"step {number}"
@@ -54,12 +54,12 @@ def test_a_replayed_step_gives_the_loss_pull_and_metrics_that_the_run_had(name: 
 
 def assert_same_records(replayed: Replay, source: Source) -> None:
     """The loss, pull, gradient, weight and gate of every token in every update, bit for bit."""
-    for epoch in range(source.batch["kept"]["epochs"]):
-        for index in source.batch[f"update{epoch}:index"].unique().tolist():
-            for part in replayed.meter.records[index]:
+    for update in source.saved.updates:
+        for index in update["index"].unique().tolist():
+            for part in (r.tokens for r in replayed.step.records[index]):
                 at = torch.tensor([source.batch.row.tolist().index(r) for r in part.row.tolist()])
                 for stream in ("loss", "pull", "gradient", "weight", "gate"):
-                    theirs = source.batch[f"update{epoch}:{stream}"][at][:, : part.width]
+                    theirs = update[stream][at][:, : part.width]
                     assert torch.equal(part[stream], theirs), f"{stream} of update {index}"
 
 
@@ -70,8 +70,8 @@ def test_a_step_of_two_ranks_is_kept_whole_and_replayed_in_one_process(run_dir: 
     source, theirs = open_kept(run_dir), rows(run_dir)[1]
     assert len(source.batch) == 96 and theirs["pull/abs"] > 0
     replayed = Replay(from_config(source.config, name=source.name), source)
-    replayed.as_it_was(source.batch["kept"])
-    ours = replayed.meter.reduce(replayed.go(), None)
+    replayed.as_it_was()
+    ours = replayed.metrics(replayed.go())
     assert_same_records(replayed, source)
     for name in ("loss/policy", "pull/abs", "cov/mean", "clip/share", "select/clip_cov/share", "ratio/max"):
         assert ours[name] == pytest.approx(theirs[name], rel=1e-12), name

@@ -7,7 +7,8 @@ from streams import random_batch
 from rlent.methods.srft import demonstration_nll, own_rollouts, reinforce_or_probability
 from rlent.ranks.world import World
 from rlent.recipe.compose import load
-from rlent.train.objective import Objective, add_advantage
+from rlent.train.credit import add_advantage
+from rlent.train.objective import Objective
 from rlent.types import Batch
 
 OPTIONS = {"scale": 0.1, "by_entropy": True, "credit": "reinforce", "over": "kind"}
@@ -67,7 +68,7 @@ def through_the_objective(batch: Batch, parts: list[list[int]], *overrides: str)
     for positions in parts:
         part = rows.select(positions)
         out = objective(part, {k: v[positions][:, : part.width] for k, v in live.items()}, scale, 0)
-        value += sum(float(out.record[k].sum()) for k in ("term:policy",) if k in out.record)
+        value += sum(float(out.record.terms[k].sum()) for k in ("policy",) if k in out.record.terms)
         out.loss.backward(retain_graph=True)
     value += sum(node.coef * scale.terms[node.name] for node in recipe.plan.nodes["regularize"])
     return value, live["logp"].grad, live["entropy"].grad

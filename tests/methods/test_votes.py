@@ -161,7 +161,7 @@ def test_credit_is_compared_among_the_trained_rows_only():
     from rlent.methods.grpo import group_relative
     from rlent.ranks.world import World
     from rlent.recipe.mount import mount
-    from rlent.train.objective import add_advantage
+    from rlent.train.credit import add_advantage
     from rlent.types import Batch
 
     spec = {"_target_": f"{group_relative.__module__}.{group_relative.__name__}", "epsilon": 1e-6, "scale": "none", "degenerate": "zero"}

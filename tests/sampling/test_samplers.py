@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ from rlent.policy.policy import Policy
 from rlent.ranks.world import World, merge
 from rlent.recipe.compose import load
 from rlent.runs import kept as frozen
-from rlent.sampling.group import GroupSampler
+from rlent.sampling.group import GroupSampler, SamplerContext
 from rlent.train.run import Run
 from rlent.types import Batch, Problem, Verdict
 
@@ -41,16 +42,17 @@ def test_an_option_of_one_sampler_is_checked_and_no_other_has_it() -> None:
 def test_a_response_ends_at_every_token_that_ends_one_in_evaluation() -> None:
     policy = Policy.load("tiny")
     problems = [Problem("1", "3 5 8 = 16", None), Problem("2", "2 4 6 = 12", None)]
-    desk = SimpleNamespace(
-        tokenizer=policy.tokenizer, template="none", seed=0, step=1, world=World(), rows_are={}, decode=(), note=lambda *_: None
-    )
+    context = SamplerContext(
+        tokenizer=policy.tokenizer, template="none", stop=frozenset(), seed=0, step=1, world=World(), rows_are={},
+        reward=lambda batch: batch, note=lambda *_: None,
+    )  # fmt: skip
     drawn = {}
     for stop in (frozenset[int](), frozenset(range(policy.model.config.vocab_size))):
-        desk.stop = stop
+        lent = replace(context, stop=stop)
         engine = NativeEngine(policy.model, 0)
         engine.load(policy, 0)
         source = SimpleNamespace(draw=lambda count: problems[:count])
-        drawn[bool(stop)] = GroupSampler(**OPTIONS)(engine, source, lambda texts, _: [Verdict(False)] * len(texts), desk)["length"].tolist()
+        drawn[bool(stop)] = GroupSampler(**OPTIONS)(engine, source, lambda texts, _: [Verdict(False)] * len(texts), lent)["length"].tolist()
     assert drawn == {False: [8] * 6, True: [1] * 6}
 
 
