@@ -16,10 +16,38 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
+
+Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+"""A value as JSON and YAML have it."""
+
+JsonObject: TypeAlias = "dict[str, Json]"
+"""A JSON object: a row of a record, a state, a document."""
+
+Config: TypeAlias = "Mapping[str, Json]"
+"""A composed recipe, or a block of it: nested mappings of plain values."""
+
+Stream: TypeAlias = "Tensor | list[Any] | Mapping[str, Tensor] | float | int | str | None"
+"""One named stream of a batch, see `Batch`."""
+
+
+class Tokenizer(Protocol):
+    """What rlent asks of a tokenizer (`transformers.PreTrainedTokenizerBase` is one)."""
+
+    eos_token_id: int | None
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str: ...
+
+
+class Grader(Protocol):
+    """Judges responses: one verdict for each, in order. `equal(a, b)`, if it has one, says whether two extracted answers are the same (for votes)."""
+
+    def __call__(self, responses: Sequence[str], problems: Sequence[Problem]) -> Sequence[Verdict]: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,13 +74,13 @@ def test_what_a_branch_takes_and_what_begins_anew_is_said(parent: Path, tmp_path
 
 def test_the_memory_of_a_function_that_stays_is_kept_and_that_of_another_is_not(parent: Path, tmp_path: Path) -> None:
     place = Parent.read(str(parent))
-    state = json.loads((parent / "checkpoints" / f"step_{AT:06d}" / "state.json").read_text())
-    assert state["functions"] and state["knobs"]
+    state = checkpoint.read_state(parent / "checkpoints", AT)
+    assert state.functions and state.knobs
     (same,) = fork.plan(place, AT, ["regularize.aer.aggregate=seq_mean"], tmp_path)
     (other,) = fork.plan(place, AT, ["recipe=entropybonus"], tmp_path)
-    assert fork.state_for(same, place, state)["functions"] == state["functions"]
-    assert fork.state_for(same, place, state)["knobs"] == state["knobs"]
-    assert fork.state_for(other, place, state)["functions"] == {} == fork.state_for(other, place, state)["knobs"]
+    assert fork.state_for(same, place, state).functions == state.functions
+    assert fork.state_for(same, place, state).knobs == state.knobs
+    assert fork.state_for(other, place, state).functions == {} == fork.state_for(other, place, state).knobs
 
 
 def test_a_step_without_checkpoint_lists_those_there_are(parent: Path) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rlent.analysis.replay import Played, play
@@ -17,6 +18,10 @@ from rlent.errors import RecipeError, UsageError, did_you_mean
 from rlent.policy.policy import Policy, load_tokenizer
 from rlent.recipe import compose as recipes
 from rlent.recipe.compose import Recipe
+from rlent.types import JsonObject
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 
 REFERENCE = "grpo"
 _SEATS = ("sampler", "reward", "advantage", "shape", "loss", "regularize", "control", "probe")
@@ -102,11 +107,11 @@ class Comparison:
 
     source: Source
     played: list[Played]
-    rows: list[dict[str, Any]]
+    rows: list[JsonObject]
     overlap: dict[str, dict[str, float | None]]
-    about: dict[str, Any]
+    about: JsonObject
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         return {"batch": self.source.label, **self.about, "methods": self.rows, "overlap": self.overlap}
 
 
@@ -120,7 +125,7 @@ def compare(source: Source, played: Sequence[Played]) -> Comparison:
         if p.reason:
             rows.append({"method": p.label, "reason": p.reason})
             continue
-        row: dict[str, Any] = {"method": p.label, "loss": p.metrics.get("loss/policy")}
+        row: JsonObject = {"method": p.label, "loss": p.metrics.get("loss/policy")}
         row["selected"] = None if p.selected is None else float(p.selected.sum() / max(tokens, 1))
         row["selected_by"] = p.basis or None
         row["clipped"] = p.metrics.get("clip/share")
@@ -136,24 +141,24 @@ def compare(source: Source, played: Sequence[Played]) -> Comparison:
         rows.append(row)
     acted = {p.label: p.selected if p.selected is not None else differing(p, base) for p in played if not p.reason and p is not base}
     overlap = {a: {b: _jaccard(x, y) for b, y in acted.items()} for a, x in acted.items()}
-    about: dict[str, Any] = {"rows": len(source.batch), "tokens": tokens, "step": int(source.batch["step"]), "reference": REFERENCE}
+    about: JsonObject = {"rows": len(source.batch), "tokens": tokens, "step": int(source.batch["step"]), "reference": REFERENCE}
     if "after_entropy" in source.batch and "old_entropy" in source.batch:
         about["measured"] = float((source.batch["after_entropy"] - source.batch["old_entropy"])[mask].double().mean())
     return Comparison(source, list(played), rows, overlap, about)
 
 
-def reweighted(p: Played, base: Played) -> np.ndarray[Any, Any]:
+def reweighted(p: Played, base: Played) -> Bools:
     """Tokens whose weight is not 1 and not the baseline's, beyond rounding (an importance weight of 1.000001 reweights nothing)."""
     return np.asarray((np.abs(p.weight - base.weight) > 1e-5) & (np.abs(p.weight - 1) > 1e-5))
 
 
-def differing(a: Played, b: Played) -> np.ndarray[Any, Any]:
+def differing(a: Played, b: Played) -> Bools:
     """Tokens that two methods push differently, beyond rounding."""
     scale = max(float(np.abs(b.gradient).max(initial=0.0)), 1e-30)
     return np.asarray((np.abs(a.gradient - b.gradient) > 1e-5 * scale) | (a.by_entropy != b.by_entropy))
 
 
-def _cosine(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float | None:
+def _cosine(a: Floats, b: Floats) -> float | None:
     scale = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float(a @ b) / scale if scale > 0 and a.shape == b.shape else None
 
@@ -166,7 +171,7 @@ def _cosine_of(a: Sequence[Tensor], b: Sequence[Tensor]) -> float | None:
     return dot / scale if scale > 0 else None
 
 
-def _jaccard(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float | None:
+def _jaccard(a: Bools, b: Bools) -> float | None:
     """Of the tokens in either set, the share in both; None if both are empty."""
     union = int((a | b).sum())
     return float((a & b).sum()) / union if union else None

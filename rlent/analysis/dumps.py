@@ -28,7 +28,7 @@ from rlent.data.files import MISSING, BadRowError, field_at, read_rows
 from rlent.data.templates import encode_prompt
 from rlent.errors import DataError, did_you_mean
 from rlent.sampling.draw import problem_key
-from rlent.types import Batch, Problem
+from rlent.types import Batch, Json, JsonObject, Problem, Stream, Tokenizer
 
 PROMPT = ("prompt", "input", "problem", "question", "query")
 RESPONSE = ("response", "completion", "output", "generation", "text")
@@ -62,7 +62,7 @@ class Row:
     response: str
     reward: float
     group: str
-    messages: list[dict[str, Any]] = field(default_factory=list)
+    messages: list[JsonObject] = field(default_factory=list)
     gold: Any = None
     prompt_ids: list[int] | None = None
     response_ids: list[int] | None = None
@@ -139,7 +139,7 @@ def _rising_line(pairs: Sequence[tuple[float, float]]) -> bool:
     return bool(slope > 0) and bool((y - slope * x).abs().max() <= 1e-3 * y.abs().max())
 
 
-def _traced(trace: Mapping[str, Any], fields: Fields) -> Row:
+def _traced(trace: Mapping[str, Json], fields: Fields) -> Row:
     """The row of a trace; a field that is named replaces what the trace holds in its place."""
     found = traces.said(trace)
     prompt, response, messages = found.prompt[-1]["content"] if found.prompt else "", found.response, found.prompt
@@ -168,7 +168,7 @@ def _traced(trace: Mapping[str, Any], fields: Fields) -> Row:
     )
 
 
-def _text(raw: Mapping[str, Any], name: str, what: str) -> str:
+def _text(raw: Mapping[str, Json], name: str, what: str) -> str:
     value = _take(raw, name, (), what)[1]
     if not isinstance(value, str):
         raise BadRowError(f"the {what} is a {type(value).__name__}, and a text is wanted")
@@ -214,12 +214,12 @@ def _row(raw: Any, fields: Fields) -> Row:
     )
 
 
-def _at(raw: Mapping[str, Any], name: str) -> Any:
+def _at(raw: Mapping[str, Json], name: str) -> Any:
     value = field_at(raw, name)
     return None if value is MISSING else value
 
 
-def _take(raw: Mapping[str, Any], name: str | None, usual: Sequence[str], what: str) -> tuple[str, Any]:
+def _take(raw: Mapping[str, Json], name: str | None, usual: Sequence[str], what: str) -> tuple[str, Any]:
     for candidate in (name,) if name else usual:
         value = _at(raw, candidate)
         if value is not None:
@@ -230,13 +230,13 @@ def _take(raw: Mapping[str, Any], name: str | None, usual: Sequence[str], what: 
     raise BadRowError(f"no {what}: none of {', '.join(usual)} is a field (fields: {there}); name it with --{what}-field")
 
 
-def _optional(raw: Mapping[str, Any], name: str | None, usual: Sequence[str], what: str) -> Any:
+def _optional(raw: Mapping[str, Json], name: str | None, usual: Sequence[str], what: str) -> Any:
     if name:
         return _take(raw, name, usual, what)[1]
     return next((v for v in (_at(raw, u) for u in usual) if v is not None), None)
 
 
-def _reward(raw: Mapping[str, Any], name: str | None) -> tuple[float, list[str]]:
+def _reward(raw: Mapping[str, Json], name: str | None) -> tuple[float, list[str]]:
     """The reward of a row: a field, or the sum of the columns that TRL makes of its reward functions, whose names come with it.
 
     Those are floats; a function that had nothing to say of a row left it empty, and counts for nothing, as in TRL.
@@ -256,7 +256,7 @@ def _number(value: Any, where: str) -> float:
     return float(value)
 
 
-def _messages(value: list[Any]) -> list[dict[str, Any]]:
+def _messages(value: list[Any]) -> list[JsonObject]:
     turns = []
     for turn in value:
         text = traces.text_of(turn.get("content")) if isinstance(turn, Mapping) else None
@@ -266,7 +266,7 @@ def _messages(value: list[Any]) -> list[dict[str, Any]]:
     return turns
 
 
-def _tokens(raw: Mapping[str, Any]) -> dict[str, Any]:
+def _tokens(raw: Mapping[str, Json]) -> JsonObject:
     """Token ids and log-probs of a rollout with one turn, as verifiers keeps them."""
     steps = raw.get("trajectory")
     if not isinstance(steps, list) or len(steps) != 1 or not isinstance(steps[0], Mapping):
@@ -278,7 +278,7 @@ def _tokens(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def to_batch(
-    rows: Sequence[Row], tokenizer: Any, scalars: Mapping[str, Any], *, template: str = "none", correct_above: float = 0.0
+    rows: Sequence[Row], tokenizer: Tokenizer, scalars: Mapping[str, Json], *, template: str = "none", correct_above: float = 0.0
 ) -> Batch:
     """The rows as a step's batch: the streams that exist after sampling, and `reward` as the file gives it.
 
@@ -310,7 +310,7 @@ def to_batch(
         padded[i, : len(ids)] = torch.tensor(ids, dtype=torch.long)
     rewards = torch.tensor([r.reward for r in rows])
     correct = rewards > correct_above
-    streams: dict[str, Any] = {
+    streams: dict[str, Stream] = {
         "mask": torch.arange(width) < lengths[:, None],
         "tokens": padded,
         "length": lengths,
@@ -338,7 +338,7 @@ def to_batch(
     return Batch(streams)
 
 
-def _response_ids(row: Row, tokenizer: Any) -> list[int]:
+def _response_ids(row: Row, tokenizer: Tokenizer) -> list[int]:
     if row.response_ids is not None:
         return row.response_ids
     ids = list(tokenizer(row.response, add_special_tokens=False).input_ids)

@@ -9,10 +9,10 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rlent.analysis.command import parse
@@ -22,7 +22,10 @@ from rlent.analysis.source import Source, open_kept
 from rlent.errors import UsageError
 from rlent.math.covariance import token_covariance
 from rlent.system.paths import free
-from rlent.types import Batch
+from rlent.types import Batch, JsonObject
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 TEMPLATE = Path(__file__).parent.parent / "assets" / "inspect.html"
 SELECTED, CLIPPED, REWEIGHTED, DIFFERS = 1, 2, 4, 8
@@ -39,7 +42,7 @@ def choose(batch: Batch, count: int) -> list[int]:
     return [i for rows in order for i in rows][:count]
 
 
-def values(batch: Batch, own: Played) -> dict[str, np.ndarray[Any, Any]]:
+def values(batch: Batch, own: Played) -> dict[str, Floats]:
     """Numbers by token [n], over the response tokens in the order of rows and positions."""
     mask = batch["mask"]
     trained = mask & batch["train"][:, None]
@@ -57,13 +60,13 @@ def values(batch: Batch, own: Played) -> dict[str, np.ndarray[Any, Any]]:
     return {k: v[mask].double().numpy() for k, v in found.items()}
 
 
-def _wide(flat: np.ndarray[Any, Any], mask: Tensor) -> Tensor:
+def _wide(flat: Floats, mask: Tensor) -> Tensor:
     out = mask.double() * 0
     out[mask] = out.new_tensor(flat)
     return out
 
 
-def colours(found: dict[str, np.ndarray[Any, Any]]) -> list[dict[str, Any]]:
+def colours(found: dict[str, Floats]) -> list[JsonObject]:
     """How each number is coloured: a rising or falling scale, or one with a middle; ends are quantiles, so that outliers do not flatten it."""
 
     def top(name: str) -> float:
@@ -171,13 +174,13 @@ def page(source: Source, found: Comparison, *, rows: int = ROWS) -> str:
     return TEMPLATE.read_text(encoding="utf-8").replace("/*DATA*/", text)
 
 
-def _marks(p: Played, base: Played) -> np.ndarray[Any, Any]:
+def _marks(p: Played, base: Played) -> Ints:
     """Bits of what a method does to each token [n]."""
     chosen = np.zeros(len(p.weight), dtype=bool) if p.selected is None else p.selected
     return chosen * SELECTED + p.clipped * CLIPPED + reweighted(p, base) * REWEIGHTED + differing(p, base) * DIFFERS
 
 
-def _short(numbers: np.ndarray[Any, Any]) -> list[float | None]:
+def _short(numbers: Floats) -> list[float | None]:
     return [float(f"{v:.4g}") if math.isfinite(v) else None for v in numbers.tolist()]
 
 

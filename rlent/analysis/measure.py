@@ -6,9 +6,9 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rlent import metrics
 from rlent.analysis import dumps
@@ -20,13 +20,15 @@ from rlent.ranks.world import World
 from rlent.recipe import compose as recipes
 from rlent.runs import kept as frozen
 from rlent.train.credit import add_advantage
-from rlent.types import Batch
+from rlent.types import Batch, JsonObject
+
+Ints = NDArray[np.int64]
 
 LEVEL = 0.95
 GROUPS = ("entropy", "nll", "cov", "correct", "group", "reward", "length", "finish", "mismatch")
 
 
-def measure(source: Source) -> dict[str, Any]:
+def measure(source: Source) -> JsonObject:
     """The metrics of `train` on the batch (advantages are plain GRPO's), and pass@k with intervals over prompts.
 
     Returns:
@@ -50,14 +52,14 @@ def measure(source: Source) -> dict[str, Any]:
     }
 
 
-def _counts(batch: Batch) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def _counts(batch: Batch) -> tuple[Ints, Ints]:
     """Responses and correct responses of each prompt."""
     group, correct = batch["group"].numpy(), batch["correct"].numpy()
     _, at = np.unique(group, return_inverse=True)
     return np.bincount(at), np.bincount(at, weights=correct).astype(np.int64)
 
 
-def _estimate(n: np.ndarray[Any, Any], c: np.ndarray[Any, Any], k: int) -> dict[str, float]:
+def _estimate(n: Ints, c: Ints, k: int) -> dict[str, float]:
     values = pass_at_k(n, c, k)
     low, high = bootstrap_interval(values, level=LEVEL)
     return {"value": float(values.mean()), "low": float(low), "high": float(high)}
@@ -108,7 +110,7 @@ def main(
     return 0
 
 
-def _print(found: dict[str, Any]) -> None:
+def _print(found: JsonObject) -> None:
     from rich.console import Console
     from rich.table import Table
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rlent.analysis.source import Source, before_credit
@@ -37,6 +38,9 @@ from rlent.train.meter import Meter
 from rlent.train.records import Minibatch, Scalars, Step
 from rlent.train.trainer import Controllers, Trainer
 from rlent.types import Batch
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 
 # ---- actors ---------------------------------------------------------------------------------------------------------
 
@@ -152,7 +156,7 @@ class Script:
         self._turns = iter(turns)
         self.knobs.load_state_dict(next(self._turns))
 
-    def turn(self, step: Step, streams: Batch | Mapping[str, Any], at: str) -> None:
+    def turn(self, step: Step, streams: Batch | Mapping[str, Mapping[str, float]], at: str) -> None:
         """Set the knobs of the next turn."""
         self.knobs.load_state_dict(next(self._turns))
 
@@ -230,12 +234,12 @@ class Played:
     name: str
     label: str
     metrics: dict[str, float] = field(default_factory=dict)
-    gradient: np.ndarray[Any, Any] = field(default_factory=lambda: np.zeros(0))
-    by_entropy: np.ndarray[Any, Any] = field(default_factory=lambda: np.zeros(0))
-    adv: np.ndarray[Any, Any] = field(default_factory=lambda: np.zeros(0))
-    weight: np.ndarray[Any, Any] = field(default_factory=lambda: np.zeros(0))
-    selected: np.ndarray[Any, Any] | None = None
-    clipped: np.ndarray[Any, Any] = field(default_factory=lambda: np.zeros(0, dtype=bool))
+    gradient: Floats = field(default_factory=lambda: np.zeros(0))
+    by_entropy: Floats = field(default_factory=lambda: np.zeros(0))
+    adv: Floats = field(default_factory=lambda: np.zeros(0))
+    weight: Floats = field(default_factory=lambda: np.zeros(0))
+    selected: Bools | None = None
+    clipped: Bools = field(default_factory=lambda: np.zeros(0, dtype=bool))
     basis: str = ""
     d1: float = math.nan
     d2: float = math.nan

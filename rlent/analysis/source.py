@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -22,7 +21,7 @@ from rlent.runs.folder import RunFolder, weights_of
 from rlent.runs.kept import SavedStep
 from rlent.streams import STREAMS
 from rlent.train.assemble import loading, make_actor
-from rlent.types import Batch
+from rlent.types import Batch, Config, JsonObject
 
 _INNER = frozenset({"problem_key", "prompt_ids", "seed", "policy_logp"})
 
@@ -33,7 +32,7 @@ class Source:
 
     batch: Batch
     label: str
-    config: dict[str, Any] | None = None
+    config: JsonObject | None = None
     overrides: list[str] = field(default_factory=list)
     config_dirs: list[str] = field(default_factory=list)
     name: str = ""
@@ -90,7 +89,7 @@ def before_credit(batch: Batch, models: Sequence[str] = (), *, given: bool = Fal
     return Batch({k: batch[k] for k in keep}, batch.row)
 
 
-def load_model(path: str, config: Mapping[str, Any] | None = None) -> Policy:
+def load_model(path: str, config: Config | None = None) -> Policy:
     """A model to look at a batch with: a path, a name on the hub, `tiny`, a run's folder (its exported model).
 
     `config` holds the blocks `model` and `scale`: a run's, or those of `settings_for`.

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlent.data.rows import BadRowError
+from rlent.types import Json, JsonObject
 
 LIMITS = frozenset({"max_turns", "max_input_tokens", "max_output_tokens", "max_total_tokens", "length"})
 """Stop conditions that cut a response."""
@@ -39,7 +40,7 @@ class Said:
     cut: bool
 
 
-def traces(raw: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
+def traces(raw: Mapping[str, Json]) -> list[Mapping[str, Json]] | None:
     """The traces of a line, each with its episode under `episode` if it has one. None for rows of other trainers."""
     if not isinstance(raw.get("task"), Mapping):
         return None
@@ -58,7 +59,7 @@ def text_of(content: Any) -> str | None:
     return "" if content is None else content if isinstance(content, str) else None
 
 
-def said(trace: Mapping[str, Any]) -> Said:
+def said(trace: Mapping[str, Json]) -> Said:
     """What a trace's policy said, once.
 
     Raises:
@@ -94,7 +95,7 @@ def said(trace: Mapping[str, Any]) -> Said:
     )
 
 
-def _path(nodes: Sequence[Any], leaf: int) -> list[Mapping[str, Any]]:
+def _path(nodes: Sequence[Any], leaf: int) -> list[Mapping[str, Json]]:
     """A node and those before it, from the first message on."""
     found = []
     at: int | None = leaf
@@ -110,14 +111,14 @@ def _path(nodes: Sequence[Any], leaf: int) -> list[Mapping[str, Any]]:
     return found[::-1]
 
 
-def _message(node: Mapping[str, Any]) -> dict[str, str]:
+def _message(node: Mapping[str, Json]) -> dict[str, str]:
     role, text = node["message"].get("role"), text_of(node["message"].get("content"))
     if not isinstance(role, str) or text is None:
         raise BadRowError("a message without a role, or with more than text in it")
     return {"role": role, "content": text}
 
 
-def _tokens(node: Mapping[str, Any], before: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[int]]:
+def _tokens(node: Mapping[str, Json], before: Sequence[JsonObject]) -> tuple[list[int], list[int]]:
     """Token ids of the prompt and of what was sampled; two empty lists where a message has none."""
     own, mask = node.get("token_ids") or [], node.get("mask") or []
     if not own or not all(n.get("token_ids") for n in before):
@@ -130,7 +131,7 @@ def _tokens(node: Mapping[str, Any], before: Sequence[Mapping[str, Any]]) -> tup
     return [t for n in before for t in n["token_ids"]] + own[:first], own[first:last]
 
 
-def reward_of(trace: Mapping[str, Any]) -> float | None:
+def reward_of(trace: Mapping[str, Json]) -> float | None:
     """The sum of scores times weights; None if nothing was scored."""
     rewards = trace.get("rewards")
     values = list(rewards.values()) if isinstance(rewards, Mapping) else []
@@ -140,14 +141,14 @@ def reward_of(trace: Mapping[str, Any]) -> float | None:
     return float(sum(score * (1.0 if w is None else w) for score, w in scored))
 
 
-def task_of(trace: Mapping[str, Any]) -> Mapping[str, Any]:
+def task_of(trace: Mapping[str, Json]) -> Mapping[str, Json]:
     """The problem's own fields."""
     task = trace.get("task") or {}
     data = task.get("data")
     return data if isinstance(data, Mapping) else task
 
 
-def group_of(trace: Mapping[str, Any]) -> str | None:
+def group_of(trace: Mapping[str, Json]) -> str | None:
     """What says which traces answer the same prompt for one update: the group, else the task."""
     episode, stamp = trace.get("episode") or {}, (trace.get("info") or {}).get("prime_rl") or {}
     group = episode.get("group")

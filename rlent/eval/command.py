@@ -33,7 +33,7 @@ from rlent.recipe.compose import build
 from rlent.runs.folder import RunFolder
 from rlent.sampling.draw import stop_tokens
 from rlent.track import Wandb
-from rlent.types import Problem
+from rlent.types import JsonObject, Problem
 
 hf_logging.disable_progress_bar()
 
@@ -72,7 +72,7 @@ def main(
             raise UsageError("--regrade samples nothing: of the other options it takes --out, --json and --config-dir")
         return grade_again(regrade, arguments, out=out, as_json=as_json, config_dirs=config_dirs)
     found = targets(arguments, config_dirs)
-    made: dict[str, Any] = {}
+    made: JsonObject = {}
     plans = {t.label: benches(t.recipe, ask, DEFAULT_PROBLEMS, made) for t in found}
     folders = {t.label: _folder(t, plans[t.label], ask, out, several=len(found) > 1) for t in found}
     scale = found[0].recipe["scale"]
@@ -112,7 +112,7 @@ def _one(
     plan: Sequence[Bench],
     policy: Policy,
     engine: Engine,
-    about: dict[str, Any],
+    about: JsonObject,
     folder: Path,
     ask: Ask,
     world: World,
@@ -150,7 +150,7 @@ def _one(
         if lock is not None:
             lock.release()
     notes: dict[str, list[str]] = {}
-    clean: dict[str, dict[str, Any]] = {}
+    clean: dict[str, JsonObject] = {}
     if world.leads:
         known, trouble = _training_keys(target)
         for bench in plan:
@@ -185,7 +185,7 @@ def _training_keys(target: Target) -> tuple[frozenset[str], str]:
         return frozenset(), f"not compared with the training data ({str(error).splitlines()[0]})"
 
 
-def _without(found: Evaluation, problems: Sequence[Problem], known: frozenset[str]) -> dict[str, Any] | None:
+def _without(found: Evaluation, problems: Sequence[Problem], known: frozenset[str]) -> JsonObject | None:
     """The average over problems that are not in the training data; None if none is."""
     if not known:
         return None
@@ -231,7 +231,7 @@ def _log(folder: Path, target: Target, report: Report) -> None:
 # --- several models --------------------------------------------------------------------------------------------------
 
 
-def _compare(reports: Sequence[Report], found: Sequence[Target], base: Path) -> dict[str, Any]:
+def _compare(reports: Sequence[Report], found: Sequence[Target], base: Path) -> JsonObject:
     """Paired differences from the first, in `comparison.json` and `.csv`, with one figure of all."""
     suite = any(t.recipe["eval"].get("sets") for t in found)
     if suite:
@@ -252,8 +252,8 @@ def _compare(reports: Sequence[Report], found: Sequence[Target], base: Path) -> 
 # --- what is said ----------------------------------------------------------------------------------------------------
 
 
-def _document(reports: Sequence[Report], folders: dict[str, Path], together: dict[str, Any] | None, verl: bool) -> dict[str, Any]:
-    def one(report: Report) -> dict[str, Any]:
+def _document(reports: Sequence[Report], folders: dict[str, Path], together: JsonObject | None, verl: bool) -> JsonObject:
+    def one(report: Report) -> JsonObject:
         place = {"folder": str(folders[report.label])}
         first = next(iter(report.sets.values()))
         more = {"verl": {name: e.verl() for name, e in report.sets.items()}} if verl else {}
@@ -274,7 +274,7 @@ def show(console: Console, table: Table) -> None:
     print(caption)
 
 
-def _show(reports: Sequence[Report], folders: dict[str, Path], together: dict[str, Any] | None, verl: bool) -> None:
+def _show(reports: Sequence[Report], folders: dict[str, Path], together: JsonObject | None, verl: bool) -> None:
     console = Console() if sys.stdout.isatty() else Console(width=160)
     for report in reports:
         folder = folders[report.label]

@@ -13,7 +13,6 @@ from functools import lru_cache
 from importlib import metadata
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Protocol
 
 from rlent.data.problems import Problems
 from rlent.data.templates import TEMPLATES, encode_prompt
@@ -27,18 +26,12 @@ from rlent.ranks.world import World
 from rlent.sampling.draw import Decoding, Responses, stop_tokens
 from rlent.sampling.draw import respond as draw_responses
 from rlent.sampling.drive import said
-from rlent.types import Problem, Verdict
-
-
-class Grader(Protocol):
-    """Judges responses. `equal(a, b)`, if there is one, says whether two extracted answers are the same (for votes)."""
-
-    def __call__(self, responses: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]: ...
+from rlent.types import Grader, Json, JsonObject, Problem, Tokenizer, Verdict
 
 
 def evaluate(
     engine: Engine,
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     problems: Sequence[Problem],
     grader: Grader,
     *,
@@ -53,9 +46,9 @@ def evaluate(
     out: Path | None = None,
     progress: Callable[[int], None] | None = None,
     label: str = "",
-    about: Mapping[str, Any] | None = None,
+    about: Mapping[str, Json] | None = None,
     cut_is_wrong: bool = True,
-    grader_block: Mapping[str, Any] | None = None,
+    grader_block: Mapping[str, Json] | None = None,
     world: World | None = None,
 ) -> Evaluation:
     """Draw `n` responses to each problem, grade them, and count.
@@ -196,7 +189,7 @@ def _samples(answers: Responses, verdicts: Sequence[Verdict], first: int, cut_is
     return found
 
 
-def _data(problems: Sequence[Problem]) -> dict[str, Any]:
+def _data(problems: Sequence[Problem]) -> JsonObject:
     sources = Counter(p.source for p in problems)
     return {
         "name": getattr(problems, "name", "") or ", ".join(sources),
@@ -206,17 +199,17 @@ def _data(problems: Sequence[Problem]) -> dict[str, Any]:
     }
 
 
-def _rendered(tokenizer: Any, problem: Problem, template: str) -> str:
+def _rendered(tokenizer: Tokenizer, problem: Problem, template: str) -> str:
     """The first prompt as the model sees it."""
     return str(tokenizer.decode(encode_prompt(tokenizer, problem, template)))
 
 
-def describe(grader: Any) -> dict[str, Any]:
+def describe(grader: Grader) -> JsonObject:
     """The grader's name, those of its settings that decide verdicts, and a hash of its code: two graders that are described alike
     give the same verdicts.
     """
     made = grader if inspect.isroutine(grader) or inspect.isclass(grader) else type(grader)
-    found: dict[str, Any] = {"name": f"{made.__module__}.{made.__qualname__}"}
+    found: JsonObject = {"name": f"{made.__module__}.{made.__qualname__}"}
     for name in ("mode", "policy", "extract", "others"):
         value = getattr(grader, name, None)
         if value is not None:
@@ -227,7 +220,7 @@ def describe(grader: Any) -> dict[str, Any]:
         code = hashlib.blake2b(b"\0".join(f.read_bytes() for f in files), digest_size=6).hexdigest()
     except (TypeError, OSError):  # made in an interpreter: there is no file
         return found
-    version: dict[str, Any] = {p: versions()[p] for p in ("math-verify", "latex2sympy2_extended") if p in versions()}
+    version: JsonObject = {p: versions()[p] for p in ("math-verify", "latex2sympy2_extended") if p in versions()}
     return {**found, "code": code, **(version if made.__module__.startswith("rlent.grading.") else {})}
 
 

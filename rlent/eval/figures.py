@@ -15,6 +15,7 @@ from rlent.eval.result import LEVEL, Evaluation
 from rlent.plots.figure import clean, figure_of, finish, running_mean
 from rlent.plots.looks import Look, looks
 from rlent.track.record import series
+from rlent.types import Json, JsonObject
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from rlent.eval.report import Report
 
-Rows = Sequence[Mapping[str, Any]]
+Rows = Sequence[JsonObject]
 
 ENTROPY = "entropy/mean"
 START = "#7f7f7f"
@@ -34,7 +35,7 @@ START = "#7f7f7f"
 def _pass_panel(axes: Axes, evals: Mapping[str, Evaluation], start: Evaluation | None, look: Mapping[str, Look]) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-    lines: list[tuple[str, Evaluation, dict[str, Any]]] = []
+    lines: list[tuple[str, Evaluation, JsonObject]] = []
     if start is not None:
         lines.append((start.label or "start", start, {"color": START, "linestyle": "--", "marker": None, "zorder": 2}))
     for name, e in evals.items():
@@ -70,7 +71,7 @@ def _sets_panel(axes: Axes, reports: Sequence[Report], names: Sequence[str], loo
         highest = max(highest, *highs)
         spread = [[v - x for v, x in zip(values, lows, strict=True)], [x - v for v, x in zip(values, highs, strict=True)]]
         own = look[r.label]
-        style: dict[str, Any] = {"color": own.colour, "marker": own.marker, "markersize": 5.5, "linestyle": "none"}
+        style: JsonObject = {"color": own.colour, "marker": own.marker, "markersize": 5.5, "linestyle": "none"}
         axes.errorbar(at, values, yerr=spread, label=r.label, elinewidth=1.4, capsize=2.5, zorder=3, clip_on=False, **style)
     axes.axvline(len(names) - 0.5, color="#9a9a9a", linewidth=0.8, linestyle=":")
     axes.set_xticks(range(len(places)), [p.replace("_", "\n", 1) if p in reports[0].means else p.replace("_", "_\n", 1) for p in places])
@@ -117,7 +118,7 @@ def _about(evals: Iterable[Evaluation]) -> str:
     return f"pass@k: unbiased estimate, {'; '.join(sizes)}; bands: {LEVEL:.0%} bootstrap intervals over problems."
 
 
-def _pass_rows(evals: Mapping[str, Evaluation], start: Evaluation | None) -> list[list[Any]]:
+def _pass_rows(evals: Mapping[str, Evaluation], start: Evaluation | None) -> list[list[Json]]:
     named = {**({start.label or "start": start} if start is not None else {}), **evals}
     return [
         [name, "pass_at_k", k, e.value, e.low, e.high, len(one.problems), one.n]
@@ -187,7 +188,7 @@ def plot_sets(reports: Sequence[Report], out: Path, *, title: str = "", caption:
         axes.set_ylabel("share solved" if i % columns == 0 else "")
     sizes = "; ".join(f"{name} {reports[0].sets[name].size()}" for name in names)
     text = f"{caption} {LEVEL:.0%} intervals over problems. {sizes}. mean_of_sets: every set the same weight; mean_of_rows: weight by responses."
-    table: list[list[Any]] = []
+    table: list[list[Json]] = []
     for r in reports:
         for name in names:
             e = r.sets[name]
@@ -236,7 +237,7 @@ def curves(
         figure.suptitle(title, x=0.012, ha="left", fontsize=12)
     raw = f"thick lines: mean over {smooth} steps. " if smooth > 1 else ""
     shown = [*([start] if start is not None else []), *evals.values()]
-    table: list[list[Any]] = [
+    table: list[list[Json]] = [
         [name, "entropy", s, v, "", "", "", ""] for name, rows in runs.items() for s, v in zip(*series(rows), strict=True)
     ]
     text = f"{caption} Entropy: exact, over the full vocabulary; {raw}{_about(shown)}".strip()

@@ -19,7 +19,7 @@ from typing import Any
 from rlent.errors import DataError, RlentError, UsageError
 from rlent.ranks.world import World
 from rlent.system.write import write_text
-from rlent.types import Problem
+from rlent.types import Json, Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ def _plain(value: Any) -> Any:
 
 
 def open_folder(
-    out: Path | None, fixed: Mapping[str, Any], world: World, *, problems: Sequence[Problem] = (), extra: Mapping[str, Any] | None = None
+    out: Path | None, fixed: Mapping[str, Json], world: World, *, problems: Sequence[Problem] = (), extra: Mapping[str, Json] | None = None
 ) -> Found:
     """Check or write the folder's settings, and read the responses in it; rank 0 does, all ranks know or raise.
 
@@ -76,7 +76,7 @@ def open_folder(
     return answer  # type: ignore[no-any-return]
 
 
-def _read(out: Path, fixed: Mapping[str, Any], problems: Sequence[Problem], extra: Mapping[str, Any]) -> Found:
+def _read(out: Path, fixed: Mapping[str, Json], problems: Sequence[Problem], extra: Mapping[str, Json]) -> Found:
     settings, files = out / "settings.json", sorted(out.glob("responses*.jsonl"))
     if any(path.stat().st_size for path in files) and not settings.exists():
         raise UsageError(f"{out} has responses but no settings.json, so nothing says how they were drawn; use another folder")
@@ -104,7 +104,7 @@ def _read(out: Path, fixed: Mapping[str, Any], problems: Sequence[Problem], extr
     return found
 
 
-def _fingerprint(fixed: Mapping[str, Any]) -> str:
+def _fingerprint(fixed: Mapping[str, Json]) -> str:
     return hashlib.blake2b(json.dumps(fixed, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
 
 
@@ -152,7 +152,7 @@ def write_lines(path: Path, rows: Iterable[Any]) -> None:
     write_text(path, _lines(rows))
 
 
-def write_json(path: Path, document: Mapping[str, Any]) -> None:
+def write_json(path: Path, document: Mapping[str, Json]) -> None:
     """Write the document at once: either all of it is there, or what was there before."""
     write_text(path, json.dumps(document, indent=1, ensure_ascii=False, default=str) + "\n")
 

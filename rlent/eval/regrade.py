@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,13 @@ from typing import Any
 from rlent.data.files import for_template
 from rlent.errors import DataError, RecipeError, UsageError
 from rlent.eval.compare import Comparison, compare
-from rlent.eval.evaluate import Grader, describe, versions
+from rlent.eval.evaluate import describe, versions
 from rlent.eval.folder import Sample, changes, read_problems, write_json, write_lines
 from rlent.eval.result import Evaluation, ladder, tally
 from rlent.recipe import compose as recipes
 from rlent.recipe.compose import build
 from rlent.system.paths import free
-from rlent.types import Problem
+from rlent.types import Config, Grader, Json, JsonObject, Problem
 
 DEFAULT_GRADER = {"_target_": "rlent.grading.math.MathGrader", "mode": "box"}
 _BATCH = 2048
@@ -40,8 +40,8 @@ class Change:
     sample: int
     gold: Any
     response: str
-    was: Mapping[str, Any]
-    now: Mapping[str, Any]
+    was: Mapping[str, Json]
+    now: Mapping[str, Json]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Regraded:
     comparison: Comparison | None
     grader: tuple[str, ...]  # what differs from the grader that was used
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         return {
             "responses": self.after.rows,
             "changed": len(self.changed),
@@ -84,7 +84,7 @@ def folders_of(root: Path) -> list[Path]:
     return found
 
 
-def _rows(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _rows(folder: Path) -> Iterator[tuple[str, JsonObject]]:
     for path in sorted(folder.glob("responses*.jsonl")):
         lines = path.read_bytes().splitlines(keepends=True)
         for number, line in enumerate(lines, start=1):
@@ -100,7 +100,7 @@ def _rows(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"{path.name}:{number}", row
 
 
-def _settings(folder: Path) -> dict[str, Any]:
+def _settings(folder: Path) -> JsonObject:
     """What the evaluation says of itself; empty for responses from elsewhere."""
     kept = folder / "settings.json"
     return json.loads(kept.read_text()) if kept.is_file() else {}
@@ -184,13 +184,15 @@ def regrade(folder: Path, grader: Grader, *, name: str = "", progress: Any = Non
     )  # fmt: skip
 
 
-def _called(grader: Mapping[str, Any]) -> str:
+def _called(grader: Mapping[str, Json]) -> str:
     return (
         f"graded with {grader['name'].rpartition('.')[2]}, mode {grader.get('mode', 'of its own')}: nothing says how it was graded before"
     )
 
 
-def _evaluation(label: str, samples: Sequence[Sample], equal: Any, settings: Mapping[str, Any], cut_is_wrong: bool) -> Evaluation:
+def _evaluation(
+    label: str, samples: Sequence[Sample], equal: Callable[[str, str], bool] | None, settings: Config, cut_is_wrong: bool
+) -> Evaluation:
     by_problem: dict[tuple[str, str], list[Sample]] = {}
     for s in samples:
         by_problem.setdefault((s.source, s.problem), []).append(s)
@@ -199,7 +201,7 @@ def _evaluation(label: str, samples: Sequence[Sample], equal: Any, settings: Map
     return Evaluation(label, tuple(ks), tallies, dict(settings))
 
 
-def grader_of(folder: Path, overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[str, Any]:
+def grader_of(folder: Path, overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> JsonObject:
     """The block of the grader that a folder was graded with, or of `MathGrader`, with `grader.KEY=VALUE` changed.
 
     Raises:
@@ -209,7 +211,7 @@ def grader_of(folder: Path, overrides: Sequence[str], config_dirs: Sequence[str]
     problems = [f"{o}: only grader.KEY=VALUE can be changed when grading again" for o in overrides if not o.startswith("grader.")]
     if problems:
         raise RecipeError(problems)
-    tree: dict[str, Any] = {"grader": block}
+    tree: JsonObject = {"grader": block}
     for override in recipes.parse(overrides):
         node, *path = tree, *override.key_or_group.split(".")
         for part in path[:-1]:
@@ -235,7 +237,7 @@ def main(root: str, arguments: Sequence[str], *, out: str | None = None, as_json
     if out and Path(out).exists() and any(Path(out).iterdir()):
         raise UsageError(f"--out {out}: not empty, and nothing is overwritten; choose another folder")
     base = Path(out) if out else free(place / "regraded")
-    graders: dict[str, Any] = {}
+    graders: JsonObject = {}
     results: dict[str, Regraded] = {}
     try:
         for folder in found:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from rlent.eval.compare import Comparison, columns, compare, labels_of, shared, 
 from rlent.eval.folder import write_json
 from rlent.eval.result import DRAWS, INTERVALS, LEVEL, Evaluation, without_nan
 from rlent.math import passk
+from rlent.types import JsonObject
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -55,7 +56,7 @@ class Report:
     label: str
     sets: Mapping[str, Evaluation]
     notes: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    clean: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    clean: Mapping[str, JsonObject] = field(default_factory=dict)
 
     @cached_property
     def means(self) -> dict[str, Mean]:
@@ -74,7 +75,7 @@ class Report:
         one = {name: value for s, e in self.sets.items() for name, value in e.metrics(f"eval/{s}").items()}
         return one | {f"eval/{kind}": mean.value for kind, mean in self.means.items()}
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """Plain values: no NaN, what cannot be estimated is None. Problems and responses are in the folders of the sets."""
         rows = {}
         for name, e in self.sets.items():
@@ -168,7 +169,7 @@ class SuiteComparison:
     means: Mapping[str, Mapping[str, passk.Difference]]  # by label, by kind of mean
     values: Mapping[str, float]  # the base's two means, on shared problems
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         means = {label: {kind: asdict(d) for kind, d in found.items()} for label, found in self.means.items()}
         document = {"base": self.base, "sets": {name: c.to_dict() for name, c in self.sets.items()}, "means": means, "level": LEVEL}
         return without_nan(document)  # type: ignore[no-any-return]

@@ -16,6 +16,7 @@ import numpy as np
 from rlent.errors import DataError, UsageError
 from rlent.eval.folder import Sample, write_json
 from rlent.math import passk
+from rlent.types import Config, Json, JsonObject
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -110,7 +111,7 @@ class Evaluation:
     label: str
     ks: tuple[int, ...]
     problems: tuple[Tally, ...]
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Config = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -243,7 +244,7 @@ class Evaluation:
         found |= {f"decode/{name}": value for name, value in self.decode.items()}
         return {f"{prefix}/{name}": value for name, value in found.items()}
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> JsonObject:
         """Every number but those of single problems."""
         found = {
             "problems": len(self.problems),
@@ -266,7 +267,7 @@ class Evaluation:
             found["wilson"], found["clopper_pearson"] = passk.wilson(x, n, level=LEVEL), passk.clopper_pearson(x, n, level=LEVEL)
         return found
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """Everything, as plain values (no NaN: what cannot be estimated is None)."""
         parts = self.by_source()
         document = {
@@ -284,7 +285,7 @@ class Evaluation:
         return without_nan(document)  # type: ignore[no-any-return]
 
     @classmethod
-    def from_dict(cls, document: Mapping[str, Any]) -> Evaluation:
+    def from_dict(cls, document: Mapping[str, Json]) -> Evaluation:
         """The evaluation that `to_dict` described. Numbers are computed again from the counts."""
         tallies = tuple(
             Tally(**{**{name: row[name] for name in Tally.__slots__ if name in row}, "maj": {int(k): v for k, v in row["maj"].items()}})

@@ -21,6 +21,7 @@ from rlent.recipe.mount import Node
 from rlent.runs import checkpoint
 from rlent.runs.folder import RunFolder
 from rlent.sampling.drive import evaluated
+from rlent.types import JsonObject
 
 KINDS = ("run", "checkpoint", "model")
 _SAMPLED = 1024  # elements of each tensor that go into the fingerprint of the weights
@@ -161,7 +162,7 @@ def load_policy(target: Target) -> Policy:
     return policy
 
 
-def about(target: Target, policy: Policy) -> dict[str, Any]:
+def about(target: Target, policy: Policy) -> JsonObject:
     """Which weights these are: the model's path, revision and commit on the hub, the checkpoint, and a fingerprint."""
     model = target.recipe["model"]
     return {
@@ -206,7 +207,7 @@ def fingerprint(policy: Policy) -> str:
     return digest.hexdigest()
 
 
-def weights(found: Sequence[Target]) -> Iterator[tuple[Target, Policy, Engine, dict[str, Any]]]:
+def weights(found: Sequence[Target]) -> Iterator[tuple[Target, Policy, Engine, JsonObject]]:
     """Each target with its weights loaded, an engine that samples from them, and what they are (`about`), one at a time.
 
     Targets with the same architecture and engine share one engine, which takes up the weights of one after the other.

@@ -7,7 +7,9 @@ import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from rlent.types import Json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +28,7 @@ def clean(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def finish(figure: Figure, caption: str, out: Path, table: Sequence[Sequence[Any]], *, dark: bool = False) -> list[Path]:
+def finish(figure: Figure, caption: str, out: Path, table: Sequence[Sequence[Json]], *, dark: bool = False) -> list[Path]:
     """Write the caption, the picture as PNG and SVG, and the numbers as CSV; with `dark` also `<name>-dark.png`, for dark pages."""
     from matplotlib import rc_context
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
+from rlent.types import JsonObject
+
 # Okabe and Ito's colours (2008), told apart by the colour-blind; a marker of its own for each, for print in grey.
 PALETTE = {
     "#0072b2": "o",  # blue
@@ -38,7 +40,7 @@ class Look:
         """One of the first seven, which no other shares the colour of."""
         return self.dash == "-" and PALETTE.get(self.colour) == self.marker
 
-    def sparse(self, points: int) -> dict[str, Any]:
+    def sparse(self, points: int) -> JsonObject:
         """Options of a long line: those that share a colour carry their marker here and there."""
         every = max(1, points // 6)
         return {} if self.plain else {"marker": self.marker, "markevery": (every // 2, every), "markersize": 4.5}

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from rlent.types import Json
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -42,7 +44,7 @@ class Drawn:
     title: str
     caption: str
     figure: Figure
-    table: list[list[Any]] = field(default_factory=list)
+    table: list[list[Json]] = field(default_factory=list)
 
     def csv(self) -> str:
         text = io.StringIO()

@@ -18,10 +18,13 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from rlent.errors import RankLost, UsageError
 from rlent.system.signals import on_stop
+
+if TYPE_CHECKING:
+    from rlent.types import Config
 
 GRACE = 15.0
 """Seconds that the other ranks have to end by themselves once one has died, before they are killed."""
@@ -50,7 +53,7 @@ def copies(scale: Mapping[str, object]) -> int:
     return max(1, ranks // int(os.environ.get("LOCAL_WORLD_SIZE", str(ranks))))
 
 
-def indivisible(config: Mapping[str, Any]) -> list[str]:
+def indivisible(config: Config) -> list[str]:
     """What the number of ranks, as far as it is known before they start, would have to be divided by and cannot."""
     scale = config.get("scale") or {}
     ranks = int(os.environ.get("WORLD_SIZE") or scale.get("ranks", 1))

@@ -10,14 +10,14 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from rlent.errors import RankLost, UsageError
-from rlent.types import Batch
+from rlent.types import Batch, Stream
 
 Result = TypeVar("Result")
 
@@ -43,7 +43,7 @@ class World:
             return World()
         if not dist.is_initialized():
             backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
-            bound: dict[str, Any] = {}
+            bound: dict[str, torch.device] = {}
             if device == "cuda":
                 torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
                 bound["device_id"] = torch.device("cuda", torch.cuda.current_device())  # vLLM splits its groups off this one
@@ -74,32 +74,32 @@ class World:
         """Whether this is rank 0, which writes files and decides."""
         return self.rank == 0
 
-    def share(self, items: Sequence[Any]) -> Sequence[Any]:
+    def share(self, items: Sequence[Result]) -> Sequence[Result]:
         """This rank's contiguous share of `items`; every item belongs to exactly one rank."""
         bounds = [len(items) * r // self.size for r in range(self.size + 1)]
         return items[bounds[self.rank] : bounds[self.rank + 1]]
 
-    def gather(self, value: Any) -> list[Any] | None:
+    def gather(self, value: Result) -> list[Result] | None:
         """Every rank's value on rank 0, None elsewhere."""
         if self.size == 1:
             return [value]
-        out: list[Any] | None = [None] * self.size if self.leads else None
+        out = [value] * self.size if self.leads else None
         dist.gather_object(value, out, dst=0)
         return out
 
-    def all_gather(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Result) -> list[Result]:
         """Every rank's value, everywhere."""
         if self.size == 1:
             return [value]
-        out: list[Any] = [None] * self.size
+        out = [value] * self.size
         dist.all_gather_object(out, value)
         return out
 
-    def exchange(self, parcels: Sequence[Any]) -> list[Any]:
+    def exchange(self, parcels: Sequence[Result]) -> list[Result]:
         """Give `parcels[r]` to rank r; returns what this rank was given, by sender."""
         return [sent[self.rank] for sent in self.all_gather(list(parcels))]
 
-    def broadcast(self, value: Any) -> Any:
+    def broadcast(self, value: Result) -> Result:
         """Rank 0's value, everywhere."""
         if self.size == 1:
             return value
@@ -120,7 +120,7 @@ class World:
                 f"rank {', '.join(map(str, other))} has another {what} than rank 0; start all ranks with the same arguments and files"
             )
 
-    def first(self, value: Any) -> Any:
+    def first(self, value: Result | None) -> Result | None:
         """The first value of a rank that is not empty, everywhere."""
         return next((v for v in self.all_gather(value) if v), None)
 
@@ -156,10 +156,10 @@ class World:
             if self.leads:
                 raise cause
             raise RuntimeError(f"rank 0 failed: {failure}")
-        box: list[Any] = [None]
+        box: list[Result | None] = [None]
         dist.scatter_object_list(box, replies, src=0)
-        found: Result = box[0]
-        return found
+        assert box[0] is not None
+        return box[0]
 
 
 def _first_line(error: BaseException) -> str:
@@ -167,12 +167,12 @@ def _first_line(error: BaseException) -> str:
     return lines[0][:200] if lines else type(error).__name__
 
 
-def _rows_of(result: Any, order: Tensor, part: Batch) -> Any:
+def _rows_of(result: Result, order: Tensor, part: Batch) -> Result:
     """The rows of `part` out of a result on rows with ids `order`."""
     place = {int(r): i for i, r in enumerate(order.tolist())}
     index = torch.tensor([place[int(r)] for r in part.row.tolist()], dtype=torch.long)
 
-    def pick(value: Any) -> Any:
+    def pick(value: object) -> object:
         if isinstance(value, Tensor) and value.ndim and value.shape[0] == len(order):
             value = value[index]
             return value[:, : part.width].contiguous() if value.ndim >= 2 and value.shape[1] > part.width else value
@@ -184,7 +184,7 @@ def _rows_of(result: Any, order: Tensor, part: Batch) -> Any:
             return replace(value, **{f.name: pick(getattr(value, f.name)) for f in fields(value)})
         return value
 
-    return pick(result)
+    return cast(Result, pick(result))
 
 
 def merge(parts: Sequence[Batch]) -> Batch:
@@ -196,7 +196,7 @@ def merge(parts: Sequence[Batch]) -> Batch:
     width = max(p.width for p in parts)
     order = torch.cat([p.row for p in parts]).argsort(stable=True)
 
-    def joined(values: Sequence[Any]) -> Any:
+    def joined(values: Sequence[Stream]) -> Stream:
         first = values[0]
         if isinstance(first, Tensor) and first.ndim:
             if any(v.ndim >= 2 and v.shape[1] == p.width for v, p in zip(values, parts, strict=True)):

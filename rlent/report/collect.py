@@ -16,6 +16,7 @@ from rlent.runs.folder import RunFolder
 from rlent.seats import SEATS
 from rlent.track.record import read_rows, series
 from rlent.track.tracker import METRICS, TIMINGS
+from rlent.types import JsonObject
 
 APART = ("seed", "run.", "track.", "scale.", "checkpoint.", "card.", "stop.", "eval.", "engine.", "trainer.max_time")
 """Settings that do not make another method: runs that differ in nothing else are seeds of one."""
@@ -27,10 +28,10 @@ class RunData:
 
     path: Path
     name: str
-    config: dict[str, Any]
-    about: dict[str, Any]
-    status: dict[str, Any]
-    rows: list[dict[str, Any]]
+    config: JsonObject
+    about: JsonObject
+    status: JsonObject
+    rows: list[JsonObject]
     evals: list[Evaluation]
 
     @property
@@ -38,7 +39,7 @@ class RunData:
         return int(self.config["seed"])
 
     @property
-    def fork(self) -> dict[str, Any] | None:
+    def fork(self) -> JsonObject | None:
         return self.about.get("fork")
 
     @property
@@ -73,7 +74,7 @@ class Method:
     differences: list[str] = field(default_factory=list)  # from the report's first method
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> JsonObject:
         return self.runs[0].config
 
     @property
@@ -183,7 +184,7 @@ def collect(places: Sequence[str]) -> Collection:
     return Collection(methods, trees(methods), start, [e for e in loaded if e is not start], notes)
 
 
-def method_keys(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+def method_keys(configs: Sequence[JsonObject]) -> list[dict[str, str]]:
     """What makes each run another method; runs that agree in it are seeds of one.
 
     Settings that some of the runs, made with another version, do not have are left out; functions and their options are not.

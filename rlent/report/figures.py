@@ -16,6 +16,7 @@ from rlent.plots.style import MUTED, Drawn, legend, sheet
 from rlent.report import compare
 from rlent.report.collect import Collection, Method, RunData, Tree
 from rlent.train.law import interventions, pairs
+from rlent.types import Json, JsonObject
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,7 +67,7 @@ def over_seeds(runs: Sequence[RunData], metric: str) -> tuple[list[int], list[fl
     return steps, [math.fsum(v) / len(v) for v in values], [min(v) for v in values], [max(v) for v in values]
 
 
-def curve(axes: Axes, runs: Sequence[RunData], metric: str, look: Look, *, smooth: int = SMOOTH) -> list[list[Any]]:
+def curve(axes: Axes, runs: Sequence[RunData], metric: str, look: Look, *, smooth: int = SMOOTH) -> list[list[Json]]:
     """A method's curve: the mean over seeds, their range as a band; long curves smoothed. Returns rows (step, mean, low, high)."""
     steps, mean, low, high = over_seeds(runs, metric)
     wide = smooth > 1 and len(steps) > 4 * smooth
@@ -84,7 +85,7 @@ def metric_panels(
     """Small multiples: one panel for each metric, one line for each method."""
     columns = 2 if len(metrics) == 4 else min(columns, len(metrics))
     rows = -(-len(metrics) // columns)
-    table: list[list[Any]] = [["metric", "method", "step", "mean", "low", "high"]]
+    table: list[list[Json]] = [["metric", "method", "step", "mean", "low", "high"]]
     with sheet(3.45 * columns + 0.4, 2.65 * rows + 0.45, rows, columns, sharex=True) as (figure, panels):
         for panel, metric in zip(panels, metrics, strict=False):
             title, unit = NAMES.get(metric) or (metric, (m.unit if (m := explain(metric)) else ""))
@@ -113,7 +114,7 @@ def metric_panels(
 def law(collection: Collection, looks: Mapping[str, Look], y: str = "eval/pass@1") -> Drawn | None:
     """Score against the entropy of the same weights, and the law of the methods it holds for."""
     drawn, drawn_laws = False, 0
-    table: list[list[Any]] = [["method", "seed", "step", "entropy", "score", "law"]]
+    table: list[list[Json]] = [["method", "seed", "step", "entropy", "score", "law"]]
     said = []
     with sheet(7.2, 4.1) as (figure, (axes,)):
         for method in collection.methods:
@@ -161,7 +162,7 @@ def law(collection: Collection, looks: Mapping[str, Look], y: str = "eval/pass@1
     return Drawn("law", "Score against entropy", caption, figure, table)
 
 
-def _own(run: RunData) -> list[dict[str, Any]]:
+def _own(run: RunData) -> list[JsonObject]:
     """A run's rows without those that a branch has from its parent, under another recipe."""
     return [r for r in run.rows if not (run.fork and run.fork["changed"]) or r["step"] > run.fork["step"]]
 
@@ -170,7 +171,7 @@ def covariance(methods: Sequence[Method], looks: Mapping[str, Look]) -> Drawn | 
     """Mean covariance over the run, and its means over the top shares of tokens, early and late."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-    table: list[list[Any]] = [["metric", "method", "step or share", "mean", "low", "high"]]
+    table: list[list[Json]] = [["metric", "method", "step or share", "mean", "low", "high"]]
     shares = [float(s) for s in SHARES]
     if not any(over_seeds(m.runs, "cov/mean")[0] for m in methods):
         return None
@@ -235,7 +236,7 @@ def pass_at_k(collection: Collection, looks: Mapping[str, Look]) -> Drawn | None
         lines.append((e.label, points, Look(MUTED, "x", (0, (1, 1.5)))))
     if not any(label in looks for label, _, _ in lines):
         return None
-    table: list[list[Any]] = [["method", "k", "pass@k", "low", "high"]]
+    table: list[list[Json]] = [["method", "k", "pass@k", "low", "high"]]
     ticks = sorted({k for _, points, _ in lines for k in points})
     with sheet(7.2, 4.1) as (figure, (axes,)):
         for label, points, look in lines:
@@ -265,7 +266,7 @@ def differences(found: Sequence[compare.Paired], base: str, looks: Mapping[str, 
     if not metrics:
         return None
     labels = list(dict.fromkeys(d.label for d in found))
-    table: list[list[Any]] = [["metric", "method", "difference", "low", "high", "p (Holm)", "pairs", "over"]]
+    table: list[list[Json]] = [["metric", "method", "difference", "low", "high", "p (Holm)", "pairs", "over"]]
     with sheet(9.4, 1.15 + 0.36 * len(labels), 1, len(metrics), sharey=True) as (figure, panels):
         for panel, metric in zip(panels, metrics, strict=True):
             for d in (d for d in found if d.metric == metric):
@@ -296,7 +297,7 @@ def interquartile(methods: Sequence[Method], ks: Sequence[int], looks: Mapping[s
     if not found:
         return None
     labels = [m.label for m in methods if (m.label, ks[0]) in found]
-    table: list[list[Any]] = [["metric", "method", "interquartile mean", "low", "high"]]
+    table: list[list[Json]] = [["metric", "method", "interquartile mean", "low", "high"]]
     with sheet(9.4, 1.15 + 0.36 * len(labels), 1, len(ks), sharey=True) as (figure, panels):
         for panel, k in zip(panels, ks, strict=True):
             for y, label in enumerate(labels):
@@ -330,7 +331,7 @@ def cost(methods: Sequence[Method], looks: Mapping[str, Look]) -> Drawn | None:
         return None
     from matplotlib import colormaps
 
-    table: list[list[Any]] = [["method", "stage", "seconds per step"]]
+    table: list[list[Json]] = [["method", "stage", "seconds per step"]]
     order = ["sample", "grade", "look_back", "shape", "now", "update", "publish", "measure", "eval", "checkpoint"]
     stages = sorted(set(stages), key=lambda s: (order.index(s) if s in order else 99, s))
     with sheet(9.4, 1.5 + 0.34 * len(methods)) as (figure, (axes,)):
@@ -370,7 +371,7 @@ def fork_tree(trees: Sequence[Tree], looks: Mapping[str, Look]) -> Drawn:
     step, metrics = trees[0].step, ("entropy/mean", "reward/mean", "length/mean")
     labels = list(dict.fromkeys(label for t in trees for label, _ in t.branches))
     base = labels[0]
-    table: list[list[Any]] = [["metric", "branch", "kind", "step", "mean", "low", "high"]]
+    table: list[list[Json]] = [["metric", "branch", "kind", "step", "mean", "low", "high"]]
     with sheet(10.4, 5.4, 2, 3, sharex="col", height_ratios=[1.25, 1]) as (figure, panels):
         for column, metric in enumerate(metrics):
             top, bottom = panels[column], panels[3 + column]
@@ -410,7 +411,7 @@ def _smooth(values: Sequence[float]) -> list[float]:
     return running_mean(list(values), SMOOTH) if len(values) > 3 * SMOOTH else list(values)
 
 
-def _branch(axes: Axes, runs: Sequence[RunData], metric: str, step: int, look: Look, label: str) -> list[list[Any]]:
+def _branch(axes: Axes, runs: Sequence[RunData], metric: str, step: int, look: Look, label: str) -> list[list[Json]]:
     steps, mean, low, high = over_seeds(runs, metric)
     after = [i for i, s in enumerate(steps) if s > step]
     x = [steps[i] for i in after]
@@ -422,7 +423,7 @@ def _branch(axes: Axes, runs: Sequence[RunData], metric: str, step: int, look: L
     return [[metric, label, "value", steps[i], mean[i], low[i], high[i]] for i in after]
 
 
-def _paired_branch(axes: Axes, trees: Sequence[Tree], label: str, base: str, metric: str, step: int, look: Look) -> list[list[Any]]:
+def _paired_branch(axes: Axes, trees: Sequence[Tree], label: str, base: str, metric: str, step: int, look: Look) -> list[list[Json]]:
     found = []
     for tree in trees:
         named = dict(tree.branches)

@@ -10,7 +10,6 @@ import json
 import shutil
 import warnings
 from pathlib import Path
-from typing import Any
 
 import torch.distributed.checkpoint as dcp
 
@@ -35,7 +34,7 @@ def steps(folder: Path) -> list[int]:
     )
 
 
-def save(folder: Path, step: int, tensors: dict[str, Any], state: TrainingState, world: World, keep: int) -> Path:
+def save(folder: Path, step: int, tensors: dict[str, object], state: TrainingState, world: World, keep: int) -> Path:
     """Write a checkpoint atomically and drop the oldest beyond `keep`.
 
     Raises:
@@ -83,7 +82,7 @@ def read_state(folder: Path, step: int) -> TrainingState:
         raise CheckpointError(f"{file} cannot be read ({error})") from error
 
 
-def read_tensors(folder: Path, step: int, tensors: dict[str, Any], world: World) -> dict[str, Any]:
+def read_tensors(folder: Path, step: int, tensors: dict[str, object], world: World) -> dict[str, object]:
     """Load a checkpoint's tensors into `tensors`, in place.
 
     Raises:

@@ -19,7 +19,6 @@ from collections.abc import Mapping
 from datetime import date
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import yaml
 from filelock import BaseFileLock, FileLock, Timeout
@@ -27,6 +26,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 from rlent import __version__
 from rlent.errors import RunExists, UsageError
 from rlent.system.write import write_text
+from rlent.types import Config, Json, JsonObject
 
 PACKAGES = (
     "torch",
@@ -129,7 +129,7 @@ class RunFolder:
         """Write a file so that a reader sees the old text or the new one, nothing between."""
         write_text(self.path / name, text)
 
-    def describe(self, *, config: Mapping[str, Any], differences: list[str], plan: list[str], about: Mapping[str, Any]) -> None:
+    def describe(self, *, config: Config, differences: list[str], plan: list[str], about: Mapping[str, Json]) -> None:
         """The files that say what this run is."""
         self.write("recipe.yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, width=140))
         self.write("differences.txt", "\n".join(differences) + "\n")
@@ -142,17 +142,17 @@ class RunFolder:
         return f"rlent train --resume {self.path}"
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> JsonObject:
         return dict(yaml.safe_load((self.path / "recipe.yaml").read_text()))
 
     @property
-    def about(self) -> dict[str, Any]:
+    def about(self) -> JsonObject:
         return dict(json.loads((self.path / "run.json").read_text()))
 
     def status(self, state: str, step: int, reason: str = "") -> None:
         self.write("status.json", json.dumps({"state": state, "step": step, "reason": reason}))
 
-    def read_status(self) -> dict[str, Any]:
+    def read_status(self) -> JsonObject:
         file = self.path / "status.json"
         return dict(json.loads(file.read_text())) if file.is_file() else {"state": "unknown", "step": 0}
 

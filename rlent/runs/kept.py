@@ -20,7 +20,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -29,7 +28,7 @@ from torch import Tensor
 
 from rlent.errors import DataError
 from rlent.system.write import atomic
-from rlent.types import Batch
+from rlent.types import Batch, Json, JsonObject, Stream
 
 RECORD = ("loss", "pull", "gradient", "weight", "gate")
 """What is kept of the meter's record of an update."""
@@ -53,7 +52,7 @@ def load(path: Path) -> Batch:
     """
     try:
         with safe_open(str(path), "pt") as file:
-            streams: dict[str, Any] = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+            streams: dict[str, Stream] = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
             streams |= json.loads((file.metadata() or {})["streams"])
     except Exception as error:
         raise DataError(f"{path} is not a frozen batch ({error}); `track.keep_batches` makes them") from error
@@ -86,7 +85,7 @@ class SavedStep:
     batch: Batch
     updates: list[dict[str, Tensor]] = field(default_factory=list)
     knobs: list[dict[str, float]] = field(default_factory=list)
-    functions: dict[str, Any] = field(default_factory=dict)
+    functions: JsonObject = field(default_factory=dict)
 
     @staticmethod
     def of(batch: Batch) -> SavedStep:
@@ -102,7 +101,7 @@ class SavedStep:
 class Kept:
     """Collects, while a step goes on, what will be kept of it beside its batch."""
 
-    def __init__(self, functions: Mapping[str, Any], knobs: Mapping[str, float]) -> None:
+    def __init__(self, functions: Mapping[str, Json], knobs: Mapping[str, float]) -> None:
         self.functions = copy.deepcopy(dict(functions))
         self.knobs: list[dict[str, float]] = [dict(knobs)]
         self.before: dict[str, Tensor] = {}

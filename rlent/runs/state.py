@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+
+from rlent.types import Json, JsonObject
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,24 +28,24 @@ class TrainingState:
     step: int
     cursor: int
     knobs: dict[str, float]
-    functions: dict[str, Any]
-    alarms: dict[str, Any]
-    law: dict[str, Any]
+    functions: JsonObject
+    alarms: JsonObject
+    law: JsonObject
     tokens: int
-    policy: dict[str, Any]
+    policy: JsonObject
     torch: str = ""
-    ledger: dict[str, Any] | None = None
+    ledger: JsonObject | None = None
     recipe: RecipeMark | None = None
-    more: dict[str, Any] = field(default_factory=dict)  # what a later version wrote and this one does not read
+    more: JsonObject = field(default_factory=dict)  # what a later version wrote and this one does not read
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """The state as JSON has it."""
         found = asdict(self)
         more = found.pop("more")
         return {**found, **more}
 
     @staticmethod
-    def from_dict(saved: Mapping[str, Any]) -> TrainingState:
+    def from_dict(saved: Mapping[str, Json]) -> TrainingState:
         """The state that `to_dict` gave.
 
         Raises:

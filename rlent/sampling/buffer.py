@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from torch import Tensor
+
+from rlent.types import JsonObject
 
 HISTORY = 10240
 """Groups whose mean and deviation are remembered."""
@@ -43,7 +45,7 @@ class TrajectoryBuffer:
     def recalibrates(self) -> bool:
         return not 0 < self.decay <= 1
 
-    def add(self, step: int, reward: Sequence[float], tool_call: Sequence[bool], data: Sequence[Any] | None = None) -> dict[str, Any]:
+    def add(self, step: int, reward: Sequence[float], tool_call: Sequence[bool], data: Sequence[Any] | None = None) -> JsonObject:
         """One step's responses, group by group. What is stored afterwards."""
         for start in range(0, len(reward), self.group_size):
             group = np.asarray(reward[start : start + self.group_size], dtype=np.float64)
@@ -114,9 +116,9 @@ class TrajectoryBuffer:
         self.items = []
         return [kept[i] for i in chosen]
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> JsonObject:
         return {"items": [asdict(x) for x in self.items], "means": self.means, "stds": self.stds}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: JsonObject) -> None:
         self.items = [Item(**x) for x in state["items"]]
         self.means, self.stds = list(state["means"]), list(state["stds"])

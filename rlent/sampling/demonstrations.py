@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 
@@ -18,7 +18,7 @@ from rlent.ranks.world import merge
 from rlent.sampling.draw import Responses, until
 from rlent.sampling.group import GroupSampler, SamplerContext, Source, blank, rollout_batch
 from rlent.sampling.reference import problem_of
-from rlent.types import Batch, Problem, Rollouts, Verdict
+from rlent.types import Batch, Problem, Rollouts, Stream, Verdict
 
 THINK = "<think>"
 
@@ -113,7 +113,7 @@ class DemonstrationSampler(GroupSampler):
         prompts = [batch["prompt_ids"][i] for i in at]
         answers = Responses([problem_of(batch, i) for i in at], 1, prompts, rollouts, texts)
         rows = rollout_batch(answers, verdicts, first_group=0, scalars=context.rows_are)
-        streams: dict[str, Any] = {name: blank(value, count, rows.width) for name, value in batch.streams.items() if name not in rows}
+        streams: dict[str, Stream] = {name: blank(value, count, rows.width) for name, value in batch.streams.items() if name not in rows}
         number = [at[:i].count(place) for i, place in enumerate(at)]
         streams |= {
             "group": batch["group"][list(at)],

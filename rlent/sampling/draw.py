@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from rlent.data.templates import TEMPLATES, encode_prompt
 from rlent.engine.base import Engine
 from rlent.errors import ModelError
 from rlent.recipe.mount import Node
 from rlent.sampling.drive import rollouts
-from rlent.types import Problem, Request, Rollouts
+from rlent.types import Problem, Request, Rollouts, Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +47,7 @@ def problem_key(problem: Problem) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def stop_tokens(tokenizer: Any, model_config: Any = None) -> frozenset[int]:
+def stop_tokens(tokenizer: Tokenizer, model_config: object = None) -> frozenset[int]:
     """The tokens that end a response: the tokenizer's end-of-text and whatever the model's configuration adds."""
     found: set[int] = set()
     for owner in (tokenizer, model_config):
@@ -71,7 +70,7 @@ def until(text: str, stops: Sequence[str]) -> str:
 
 def respond(
     engine: Engine,
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     problems: Sequence[Problem],
     *,
     n: int,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
-from typing import Any
 
 from torch import Tensor
 
@@ -18,7 +17,7 @@ from rlent.errors import EngineError
 from rlent.math import noise
 from rlent.recipe.mount import Node
 from rlent.sampling.tree import grow
-from rlent.types import Request, Rollouts
+from rlent.types import Request, Rollouts, Tokenizer
 
 Measuring = Callable[[Tensor], Mapping[str, Tensor]]
 
@@ -42,7 +41,13 @@ def said(found: Rollouts, row: int) -> dict[str, float]:
 
 
 def rollouts(
-    engine: Engine, tokenizer: Any, requests: Sequence[Request], decode: Sequence[Node], *, entropy: bool = False, done: Done | None = None
+    engine: Engine,
+    tokenizer: Tokenizer,
+    requests: Sequence[Request],
+    decode: Sequence[Node],
+    *,
+    entropy: bool = False,
+    done: Done | None = None,
 ) -> Rollouts:
     """One response for each request, drawn as the recipe's decode functions say.
 
@@ -56,7 +61,7 @@ def rollouts(
 
     def plainly(rows: Sequence[Request], measure: Measuring | None = None) -> Rollouts:
         told = [*([Measure(measure)] if measure is not None else []), *rules]
-        how: dict[str, Any] = {"rules": told} if told else {}  # an engine need not know rules if there are none
+        how: dict[str, object] = {"rules": told} if told else {}  # an engine need not know rules if there are none
         if done is not None and len(rules) == len(decode) and "done" in signature(engine.generate).parameters:
             how["done"] = done
         return engine.generate(rows, entropy=entropy, **how)
@@ -67,7 +72,7 @@ def rollouts(
     return generate(requests)
 
 
-def _driven(node: Node, tokenizer: Any, generate: Callable[..., Rollouts]) -> Callable[..., Rollouts]:
+def _driven(node: Node, tokenizer: Tokenizer, generate: Callable[..., Rollouts]) -> Callable[..., Rollouts]:
     def drive(requests: Sequence[Request], measure: Measuring | None = None) -> Rollouts:
         if measure is not None:
             raise EngineError(

@@ -10,13 +10,13 @@ from typing import Annotated, Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from rlent.engine.base import Engine
+from rlent.engine.base import Engine, Weights
 from rlent.errors import StarvedSampler
 from rlent.options import Count, Positive, PositiveCount, Range
 from rlent.ranks.world import World, merge
 from rlent.recipe.mount import Node
 from rlent.sampling.draw import Decoding, Responses, problem_key, respond
-from rlent.types import Batch, Problem, Rollouts, Verdict
+from rlent.types import Batch, Problem, Rollouts, Stream, Tokenizer, Verdict
 
 
 class Source(Protocol):
@@ -33,17 +33,17 @@ class SamplerContext:
     their problems as they end, so that they are graded while others are sampled.
     """
 
-    tokenizer: Any
+    tokenizer: Tokenizer
     template: str
     stop: frozenset[int]
     seed: int
     step: int
     world: World
-    rows_are: Mapping[str, Any]
+    rows_are: Mapping[str, float]
     reward: Callable[[Batch], Batch]
     note: Callable[[str, float], None]
     decode: Sequence[Node] = ()
-    models: Mapping[str, Any] = field(default_factory=dict)
+    models: Mapping[str, Weights] = field(default_factory=dict)
     ended: Callable[[str, Problem], None] | None = None
 
 
@@ -76,7 +76,7 @@ class GroupSampler:
     def decoding(self) -> Decoding:
         return Decoding(temperature=self.temperature, top_p=self.top_p, top_k=self.top_k, max_tokens=self.max_tokens)
 
-    def respond(self, engine: Engine, tokenizer: Any, problems: Sequence[Problem], **how: Any) -> Responses:
+    def respond(self, engine: Engine, tokenizer: Tokenizer, problems: Sequence[Problem], **how: Any) -> Responses:
         """Responses to given problems, as this sampler draws them; evaluation calls this too."""
         return respond(engine, tokenizer, problems, **{"decoding": self.decoding, **how})
 
@@ -146,14 +146,14 @@ class GroupSampler:
         return [bool(flag) for flag in torch.as_tensor(self.keep(local.streams)).tolist()]
 
 
-def rollout_batch(answers: Responses, verdicts: Sequence[Verdict], *, first_group: int, scalars: Mapping[str, Any]) -> Batch:
+def rollout_batch(answers: Responses, verdicts: Sequence[Verdict], *, first_group: int, scalars: Mapping[str, float]) -> Batch:
     """Responses and verdicts as streams, right-padded; row i belongs to group `first_group + i // n`."""
     rollouts, rows = answers.rollouts, len(answers)
     lengths = torch.tensor([len(t) for t in rollouts.tokens], dtype=torch.long)
     width = max(int(lengths.max()) if rows else 1, 1)
     mask = torch.arange(width) < lengths[:, None]
     problems = [answers.problem(i) for i in range(rows)]
-    streams: dict[str, Any] = {
+    streams: dict[str, Stream] = {
         "mask": mask,
         "tokens": _pad(rollouts.tokens, width, torch.long),
         "sampler_logp": _pad(rollouts.sampler_logp, width, torch.float32),
@@ -187,7 +187,7 @@ def rollout_batch(answers: Responses, verdicts: Sequence[Verdict], *, first_grou
     return Batch(streams, first_group * answers.n + torch.arange(rows))
 
 
-def blank(value: Any, rows: int, width: int) -> Any:
+def blank(value: Stream, rows: int, width: int) -> Stream:
     """A stream like `value` for `rows` rows of `width` positions that have nothing to say in it; plain numbers as they are."""
     if isinstance(value, Tensor) and value.ndim:
         return value.new_zeros((rows, width) if value.ndim > 1 else rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from rlent.options import Count, NonNegative, PositiveCount
 from rlent.ranks.world import merge
 from rlent.sampling.buffer import Item, TrajectoryBuffer
 from rlent.sampling.group import GroupSampler, SamplerContext, Source, blank
-from rlent.types import Batch, Problem, Verdict
+from rlent.types import Batch, Json, JsonObject, Problem, Stream, Verdict
 
 _PLAIN = ("prompt_ids", "prompt", "response", "answer", "status", "finish", "gold", "meta", "data_source")
 _TOKENS = ("tokens", "sampler_logp", "sampler_entropy")
@@ -69,12 +69,12 @@ class ReplaySampler(GroupSampler):
         first = max(r[0] for r in everyone) + 1
         return merge([batch, self._replayed(batch, mine, [last + 1 + p for p in places], [first + p for p in places])])
 
-    def _stored(self, batch: Batch, context: SamplerContext) -> list[tuple[int, float, dict[str, Any]]]:
+    def _stored(self, batch: Batch, context: SamplerContext) -> list[tuple[int, float, JsonObject]]:
         """Row id, reward, and what is needed to train on the row again, as plain values."""
         reward, length = context.reward(batch)["reward"].tolist(), batch["length"].tolist()
         out = []
         for i, row in enumerate(batch.row.tolist()):
-            kept: dict[str, Any] = {k: batch[k][i] for k in _PLAIN}
+            kept: JsonObject = {k: batch[k][i] for k in _PLAIN}
             kept["meta"] = dict(kept["meta"])
             kept |= {k: batch[k][i, : length[i]].tolist() for k in _TOKENS if k in batch}
             out.append((row, reward[i], kept | {k: batch[k][i].item() for k in _NUMBERS}))
@@ -82,7 +82,7 @@ class ReplaySampler(GroupSampler):
 
     def _replayed(self, batch: Batch, items: Sequence[tuple[Item, float]], groups: Sequence[int], rows: Sequence[int]) -> Batch:
         """Stored responses as rows with the streams of `batch`; what was not stored is 0."""
-        data: list[Mapping[str, Any]] = [item.data for item, _ in items]
+        data: list[Mapping[str, Json]] = [item.data for item, _ in items]
         lengths = torch.tensor([len(d["tokens"]) for d in data])
         width = max(int(lengths.max()), 1)
 
@@ -92,7 +92,7 @@ class ReplaySampler(GroupSampler):
                 out[i, : len(d["tokens"])] = torch.tensor(d[name], dtype=like.dtype)
             return out
 
-        streams: dict[str, Any] = {}
+        streams: dict[str, Stream] = {}
         for name, value in batch.streams.items():
             if name in _TOKENS:
                 streams[name] = padded(name, value)
@@ -116,8 +116,8 @@ class ReplaySampler(GroupSampler):
         }
         return Batch(streams, torch.tensor(rows))
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> JsonObject:
         return self.stored.state_dict()
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: JsonObject) -> None:
         self.stored.load_state_dict(state)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rlent.types import Request, Rollouts
+from rlent.types import JsonObject, Request, Rollouts
 
 
 @dataclass(slots=True)
@@ -24,13 +24,13 @@ class Turn:
 
     notes: Mapping[str, list[Any]]
     u: float
-    path: dict[str, Any]
+    path: JsonObject
 
 
 @dataclass(slots=True)
 class _Rollout:
     row: int
-    path: dict[str, Any] = field(default_factory=dict)
+    path: JsonObject = field(default_factory=dict)
 
 
 def grow(

@@ -13,10 +13,9 @@ import os
 import shutil
 import sys
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from rlent.errors import CheckpointError, RecipeError, RunExists, UsageError
 from rlent.ranks import launch
@@ -29,6 +28,7 @@ from rlent.studies import by_part as artefact
 from rlent.studies import sweep
 from rlent.track.record import read_rows
 from rlent.track.tracker import BUDGET, METRICS, SAMPLES, TIMINGS
+from rlent.types import Config, JsonObject
 
 METHOD = ("advantage", "shape", "loss", "regularize", "control", "probe", "models")
 """Blocks that are the method: a branch with another recipe does not take the parent's overrides in them."""
@@ -58,8 +58,8 @@ class Parent:
     """The run that is forked."""
 
     path: Path
-    config: dict[str, Any]
-    about: dict[str, Any]
+    config: JsonObject
+    about: JsonObject
 
     @staticmethod
     def read(place: str) -> Parent:
@@ -253,7 +253,7 @@ def _cuts(
         yield (tokens, "part"), [*size, *(f"+{n.path}.scope=part" for n in whole)]
 
 
-def _targets(config: Mapping[str, Any]) -> dict[str, str]:
+def _targets(config: Config) -> dict[str, str]:
     """The function at each place of a recipe."""
     flat = recipes.flat({k: v for k, v in config.items() if k not in ("data", "engine", "card")})
     return {k.removesuffix("._target_"): str(v) for k, v in flat.items() if k.endswith("._target_")}
@@ -366,7 +366,7 @@ def state_for(branch: Branch, parent: Parent, state: TrainingState) -> TrainingS
     )
 
 
-def _updates(config: Mapping[str, Any]) -> int:
+def _updates(config: Config) -> int:
     """Optimizer updates in a step."""
     return int(config["trainer"]["minibatches"]) * int(config["trainer"]["epochs"])
 

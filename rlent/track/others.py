@@ -7,9 +7,12 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rlent.errors import UsageError
+
+if TYPE_CHECKING:
+    from rlent.types import Config, Json, JsonObject
 
 
 class Other(Protocol):
@@ -17,10 +20,10 @@ class Other(Protocol):
 
     name: str
 
-    def start(self, run_dir: Path, config: Mapping[str, Any], run_id: str, replay: Iterable[Mapping[str, Any]]) -> None: ...
-    def log(self, step: int, metrics: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> None: ...
+    def start(self, run_dir: Path, config: Config, run_id: str, replay: Iterable[JsonObject]) -> None: ...
+    def log(self, step: int, metrics: Mapping[str, float], samples: Sequence[JsonObject]) -> None: ...
     def alert(self, name: str, text: str) -> None: ...
-    def summary(self, values: Mapping[str, Any]) -> None: ...
+    def summary(self, values: Mapping[str, Json]) -> None: ...
     def finish(self) -> None: ...
 
 
@@ -33,7 +36,7 @@ def _needs(module: str, option: str, package: str) -> Any:
         ) from None
 
 
-def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+def _numbers(metrics: Mapping[str, float]) -> dict[str, float]:
     found = {k: float(v) for k, v in metrics.items() if k != "step" and isinstance(v, int | float) and not isinstance(v, bool)}
     return {k: v for k, v in found.items() if math.isfinite(v)}
 
@@ -53,7 +56,7 @@ class TensorBoard:
         self.writer: Any = None
         self.step = 0
 
-    def start(self, run_dir: Path, config: Mapping[str, Any], run_id: str, replay: Iterable[Mapping[str, Any]]) -> None:
+    def start(self, run_dir: Path, config: Config, run_id: str, replay: Iterable[JsonObject]) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         folder = run_dir / "tensorboard"
@@ -64,7 +67,7 @@ class TensorBoard:
         for row in replay:
             self.log(int(row["step"]), row, ())
 
-    def log(self, step: int, metrics: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> None:
+    def log(self, step: int, metrics: Mapping[str, float], samples: Sequence[JsonObject]) -> None:
         self.step = step
         for name, value in _numbers(metrics).items():
             self.writer.add_scalar(name, value, step)
@@ -74,7 +77,7 @@ class TensorBoard:
     def alert(self, name: str, text: str) -> None:
         self.writer.add_text(f"alarm/{name}", text, self.step)
 
-    def summary(self, values: Mapping[str, Any]) -> None:
+    def summary(self, values: Mapping[str, Json]) -> None:
         for name, value in _numbers(values).items():
             self.writer.add_scalar(f"summary/{name}", value, self.step)
 
@@ -96,18 +99,18 @@ class Trackio:
         self.project, self.module = project, _needs("trackio", "trackio", "trackio")
         self.run: Any = None
 
-    def start(self, run_dir: Path, config: Mapping[str, Any], run_id: str, replay: Iterable[Mapping[str, Any]]) -> None:
+    def start(self, run_dir: Path, config: Config, run_id: str, replay: Iterable[JsonObject]) -> None:
         plain = json.loads(json.dumps(dict(config), default=str))
         options = {"embed": False, "auto_log_gpu": False, "auto_log_cpu": False}
         self.run = self.module.init(project=self.project, name=f"{run_dir.name}-{run_id}", config=plain, resume="allow", **options)
 
-    def log(self, step: int, metrics: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> None:
+    def log(self, step: int, metrics: Mapping[str, float], samples: Sequence[JsonObject]) -> None:
         self.run.log(_numbers(metrics), step=step)
 
     def alert(self, name: str, text: str) -> None:
         self.module.alert(title=name, text=text)
 
-    def summary(self, values: Mapping[str, Any]) -> None:
+    def summary(self, values: Mapping[str, Json]) -> None:
         if numbers := {f"summary/{k}": v for k, v in _numbers(values).items()}:
             self.run.log(numbers)
 

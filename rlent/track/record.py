@@ -11,15 +11,18 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rlent.errors import DataError, RlentError
 from rlent.system.write import atomic
 
+if TYPE_CHECKING:
+    from rlent.types import Json, JsonObject
+
 Sync = Literal["row", "end", "never"]
 
 
-def read_rows(path: str | Path) -> list[dict[str, Any]]:
+def read_rows(path: str | Path) -> list[JsonObject]:
     """The rows of a record; none if there is no file. A torn last line is ignored.
 
     Raises:
@@ -40,7 +43,7 @@ class JsonlRecord:
         self._handle: int | None = None
         self._last: int | None = None
 
-    def append(self, step: int, values: Mapping[str, Any]) -> None:
+    def append(self, step: int, values: Mapping[str, Json]) -> None:
         """Add a row.
 
         Raises:
@@ -48,7 +51,7 @@ class JsonlRecord:
         """
         self.extend(step, [values])
 
-    def extend(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+    def extend(self, step: int, rows: Sequence[JsonObject]) -> None:
         """Add several rows of one step, all or none; raises as `append` does."""
         handle = self._open()
         if self.unique and self._last is not None and step <= self._last:
@@ -73,7 +76,7 @@ class JsonlRecord:
             ) from error
         self._last = step
 
-    def cut_back(self, step: int) -> list[dict[str, Any]]:
+    def cut_back(self, step: int) -> list[JsonObject]:
         """Keep the rows up to and including `step`, drop the others and a torn line; returns what is kept.
 
         The file is replaced at once: a kill leaves the old rows or the kept ones.
@@ -120,7 +123,7 @@ class JsonlRecord:
         return self._handle
 
 
-def _lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
+def _lines(path: Path) -> list[tuple[bytes, JsonObject]]:
     """The lines of a record without their ends, and what they say."""
     try:
         raw = path.read_bytes()
@@ -132,7 +135,7 @@ def _lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
     ended = lines[-1] == b""
     if ended:
         lines.pop()
-    found: list[tuple[bytes, dict[str, Any]]] = []
+    found: list[tuple[bytes, JsonObject]] = []
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
@@ -168,7 +171,7 @@ def _take_back(handle: int, end: int) -> None:
         pass  # a torn line is left, which readers ignore and the next writer removes
 
 
-def read_metrics(path: Path | str) -> list[dict[str, Any]]:
+def read_metrics(path: Path | str) -> list[JsonObject]:
     """The rows of a `metrics.jsonl`, given the file or its run folder. A last line that is being written is left out.
 
     Raises:
@@ -181,7 +184,7 @@ def read_metrics(path: Path | str) -> list[dict[str, Any]]:
     return read_rows(path)
 
 
-def series(rows: Sequence[Mapping[str, Any]], key: str = "entropy/mean") -> tuple[list[int], list[float]]:
+def series(rows: Sequence[JsonObject], key: str = "entropy/mean") -> tuple[list[int], list[float]]:
     """Steps and values of one metric; rows without it, or without a finite value, are left out."""
     found = [(int(r["step"]), float(r[key])) for r in rows if "step" in r and r.get(key) is not None and math.isfinite(r[key])]
     return [s for s, _ in found], [v for _, v in found]

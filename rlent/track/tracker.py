@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from rlent.errors import RunExists
 from rlent.track.console import Console
@@ -13,6 +13,9 @@ from rlent.track.console import Mode as ConsoleMode
 from rlent.track.others import Other, TensorBoard, Trackio
 from rlent.track.record import JsonlRecord
 from rlent.track.wandb_run import Mode, Wandb
+
+if TYPE_CHECKING:
+    from rlent.types import Config, Json, JsonObject
 
 METRICS, TIMINGS, SAMPLES, BUDGET = "metrics.jsonl", "timings.jsonl", "samples.jsonl", "budget.jsonl"
 
@@ -56,7 +59,7 @@ class Tracker:
         self.sampled = JsonlRecord(self.run_dir / SAMPLES, sync="end", unique=False)
         self.budget = JsonlRecord(self.run_dir / BUDGET, sync="end")
 
-    def start(self, config: Mapping[str, Any], tags: Sequence[str] = (), resume_step: int | None = None, name: str | None = None) -> None:
+    def start(self, config: Config, tags: Sequence[str] = (), resume_step: int | None = None, name: str | None = None) -> None:
         """Begin, or go on after `resume_step`: what was written later is cut off, and W&B begins anew with the kept rows.
 
         Raises:
@@ -65,8 +68,8 @@ class Tracker:
         """
         if not self.enabled:
             return
-        rows: list[dict[str, Any]] = []
-        samples: list[dict[str, Any]] = []
+        rows: list[JsonObject] = []
+        samples: list[JsonObject] = []
         if resume_step is None:
             if self.record.path.exists() and self.record.path.stat().st_size:
                 raise RunExists(f"{self.record.path} is there already; resume that run, or choose another run.dir")
@@ -97,12 +100,12 @@ class Tracker:
     def step(
         self,
         step: int,
-        metrics: Mapping[str, Any],
-        samples: Sequence[Mapping[str, Any]] | None = None,
+        metrics: Mapping[str, float],
+        samples: Sequence[JsonObject] | None = None,
         *,
         seconds: Mapping[str, float] | None = None,
         total: int | None = None,
-        budget: Mapping[str, Any] | None = None,
+        budget: Mapping[str, Json] | None = None,
     ) -> None:
         """Write a step down everywhere. `seconds` are by stage; `total` is the run's number of steps, for the bar; `budget` is the ledger's account.
 
@@ -137,7 +140,7 @@ class Tracker:
         if self.enabled:
             self.console.say(message)
 
-    def summary(self, values: Mapping[str, Any]) -> None:
+    def summary(self, values: Mapping[str, Json]) -> None:
         """Values for the trackers' summary of the run."""
         if self.enabled:
             self.wandb.summary(values)
@@ -154,7 +157,7 @@ class Tracker:
         self.wandb.finish(status)
 
 
-def _timing(metrics: Mapping[str, Any], seconds: Mapping[str, float]) -> dict[str, float]:
+def _timing(metrics: Mapping[str, float], seconds: Mapping[str, float]) -> dict[str, float]:
     if not seconds:
         return {}
     step = sum(seconds.values())

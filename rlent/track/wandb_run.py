@@ -19,10 +19,13 @@ import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from rlent.errors import RlentError, UsageError
+
+if TYPE_CHECKING:
+    from rlent.types import Config, Json, JsonObject
 
 Mode = Literal["auto", "online", "offline", "disabled"]
 
@@ -94,13 +97,13 @@ class Wandb:
     def start(
         self,
         run_dir: str | Path,
-        config: Mapping[str, Any],
+        config: Config,
         run_id: str,
         *,
         name: str | None = None,
         tags: Sequence[str] = (),
-        replay: Iterable[Mapping[str, Any]] = (),
-        samples: Iterable[Mapping[str, Any]] = (),
+        replay: Iterable[JsonObject] = (),
+        samples: Iterable[JsonObject] = (),
     ) -> None:
         """Begin a W&B run in `run_dir`/wandb, and log the rows of `replay` (with the `samples` of their steps) into it first."""
         if self.mode == "disabled":
@@ -132,12 +135,12 @@ class Wandb:
         except Exception as error:
             self._give_up("could not be started", error)
 
-    def log(self, step: int, metrics: Mapping[str, Any], samples: Sequence[Mapping[str, Any]] = ()) -> None:
+    def log(self, step: int, metrics: Mapping[str, float], samples: Sequence[JsonObject] = ()) -> None:
         """Log a step's numbers, as far as they are finite, and a table of its sampled responses."""
         if self.run is None:
             return
         try:
-            values: dict[str, Any] = {k: v for k, v in metrics.items() if k != "step" and _there(v)}
+            values: JsonObject = {k: v for k, v in metrics.items() if k != "step" and _there(v)}
             if samples:
                 values[SAMPLES] = self._table(samples)
             if curve := pass_curve(metrics):
@@ -156,7 +159,7 @@ class Wandb:
         except Exception as error:
             self._give_up("refused an alert", error)
 
-    def summary(self, values: Mapping[str, Any]) -> None:
+    def summary(self, values: Mapping[str, Json]) -> None:
         """Set values of the run's summary."""
         if self.run is None:
             return
@@ -198,7 +201,7 @@ class Wandb:
             return "offline"
         return "online"
 
-    def _begin(self, begin: dict[str, Any], mode: str) -> None:
+    def _begin(self, begin: JsonObject, mode: str) -> None:
         wandb = self._wandb
         settings = wandb.Settings(
             silent=True,
@@ -229,19 +232,19 @@ class Wandb:
         if mode == "online":
             self.say(f"W&B: {self.run.url}")
 
-    def _replay(self, rows: Iterable[Mapping[str, Any]], samples: Iterable[Mapping[str, Any]]) -> None:
-        by_step: dict[int, list[Mapping[str, Any]]] = {}
+    def _replay(self, rows: Iterable[JsonObject], samples: Iterable[JsonObject]) -> None:
+        by_step: dict[int, list[Mapping[str, Json]]] = {}
         for sample in samples:
             by_step.setdefault(int(sample["step"]), []).append(sample)
         for row in rows:
             step = int(row["step"])
             self.log(step, row, by_step.get(step, ()))
 
-    def _table(self, samples: Sequence[Mapping[str, Any]]) -> Any:
+    def _table(self, samples: Sequence[JsonObject]) -> Any:
         columns = list(dict.fromkeys(k for s in samples for k in s if k != "step"))
         return self._wandb.Table(columns=columns, data=[[_cell(s.get(c)) for c in columns] for s in samples], allow_mixed_types=True)
 
-    def _curve(self, curve: Sequence[tuple[int, float, float | None, float | None]], step: int) -> dict[str, Any]:
+    def _curve(self, curve: Sequence[tuple[int, float, float | None, float | None]], step: int) -> JsonObject:
         """pass@k against k as a chart of its own, with its interval in the table."""
         table = self._wandb.Table(columns=["k", "pass@k", "low", "high"], data=[list(row) for row in curve])
         return {CURVE: self._wandb.plot.line(table, "k", "pass@k", title=f"pass@k at step {step}")}
@@ -251,7 +254,7 @@ class Wandb:
         self.say(f"W&B: {what} ({_brief(error)}); metrics.jsonl goes on")
 
 
-def pass_curve(metrics: Mapping[str, Any]) -> list[tuple[int, float, float | None, float | None]]:
+def pass_curve(metrics: Mapping[str, float]) -> list[tuple[int, float, float | None, float | None]]:
     """(k, pass@k, low, high) of a step's evaluation, by k; empty if there was none, or only one k."""
     found = sorted(
         (int(k.removeprefix("eval/pass@")), v) for k, v in metrics.items() if k.startswith("eval/pass@") and k[10:].isdigit() and _there(v)

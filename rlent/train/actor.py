@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -17,6 +16,7 @@ from rlent.math.entropy import entropy_from_logits
 from rlent.policy.parts import cut, pack, run_halving, share_out
 from rlent.policy.policy import Policy
 from rlent.ranks.world import World, merge
+from rlent.recipe.mount import Node
 from rlent.recipe.plan import Plan
 from rlent.train.ledger import second_moment
 from rlent.train.records import Minibatch, Out
@@ -40,6 +40,10 @@ def _put(out: dict[str, Tensor], name: str, value: Tensor, rows: Sequence[int], 
     if len(rows):
         index = torch.as_tensor(rows, dtype=torch.long)
         out[name][(index[:, None], torch.arange(value.shape[1])) if value.ndim > 1 else index] = value
+
+
+Probe = Callable[[Tensor, Tensor], Tensor] | Node
+"""What is computed from logits or hidden states in the forward: a function, or a node of the recipe."""
 
 
 @dataclass
@@ -142,7 +146,7 @@ class Actor:
 
     @torch.no_grad()
     def _forward(
-        self, policy: Policy, batch: Batch, parts: Sequence[Sequence[int]], *, entropy: bool, probes: Mapping[str, Any]
+        self, policy: Policy, batch: Batch, parts: Sequence[Sequence[int]], *, entropy: bool, probes: Mapping[str, Probe]
     ) -> dict[str, Tensor]:
         """Streams of all rows, [n, T] or [n], part by part; without rows their names and nothing in them."""
         out: dict[str, Tensor] = {}
@@ -152,7 +156,7 @@ class Actor:
                 _put(out, name, value, positions, batch)
         return out
 
-    def probes(self, wanted: set[str]) -> dict[str, Any]:
+    def probes(self, wanted: set[str]) -> dict[str, Probe]:
         """The planned probes among `wanted`, bound to their options."""
         return {n.name: n for n in self.plan.nodes["probe"] if n.name in wanted}
 

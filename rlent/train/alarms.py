@@ -6,11 +6,12 @@ Each is said when it begins, with the step, and is 1 in `alarm/<name>` while it 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from scipy.stats import linregress
+
+from rlent.types import JsonObject
 
 NAMES = ("forecast", "collapse", "explosion", "inert", "starving", "mismatch", "grader")
 
@@ -142,7 +143,7 @@ class Alarms:
         self.said.add(key)
         return True
 
-    def _starving(self, metrics: Mapping[str, float], say: Any) -> None:
+    def _starving(self, metrics: Mapping[str, float], say: Callable[[str, str], None]) -> None:
         kept = metrics.get("sampler/kept")
         if kept is not None and self._begins("sampler/kept", kept < KEPT_TOO_FEW, IN_A_ROW):
             say(
@@ -160,7 +161,7 @@ class Alarms:
                         f"{node} has selected less than a tenth of its first steps' tokens for {INERT_AFTER} steps ({value:.2g})",
                     )
 
-    def _entropy(self, step: int, value: float | None, say: Any) -> None:
+    def _entropy(self, step: int, value: float | None, say: Callable[[str, str], None]) -> None:
         if value is None or not math.isfinite(value):
             return
         known, start = self._base(ENTROPY, value)
@@ -181,10 +182,10 @@ class Alarms:
                 f"entropy fell to {now:.3g} nats per token (from {start:.3g}); at this rate it is below {limit:.3g} by step {step + (when or 0)}",
             )
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> JsonObject:
         return {"idle": self.idle, "base": self.base, "above": self.above, "entropy": self.entropy, "said": sorted(self.said)}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: JsonObject) -> None:
         self.idle, self.base, self.above = dict(state["idle"]), {k: list(v) for k, v in state["base"].items()}, dict(state["above"])
         self.entropy, self.said = list(state.get("entropy", [])), set(state.get("said", []))
 

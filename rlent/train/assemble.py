@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 
@@ -15,9 +14,10 @@ from rlent.recipe.compose import Recipe
 from rlent.recipe.plan import Plan
 from rlent.train.actor import Actor
 from rlent.train.objective import Objective
+from rlent.types import Config
 
 
-def loading(model: Mapping[str, Any], scale: Mapping[str, Any]) -> dict[str, Any]:
+def loading(model: Config, scale: Config) -> dict[str, object]:
     """How a policy is loaded: the options of `Policy.load` in the blocks `model` and `scale`."""
     known = {k: model[k] for k in ("path", "dtype", "attn", "revision", "trust_remote_code") if k in model}
     known |= {"device": scale["device"], "recompute": scale["recompute"], "packing": scale.get("packing", "auto")}

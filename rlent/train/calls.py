@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,16 +11,16 @@ from rlent.errors import NonFinite
 from rlent.math import noise
 from rlent.ranks.world import World
 from rlent.recipe.mount import Node
-from rlent.types import Batch
+from rlent.types import Batch, Stream
 
 
-class View(Mapping[str, Any]):
+class View(Mapping[str, Stream]):
     """What one function sees: live values over stored streams, and its own noise."""
 
-    def __init__(self, batch: Batch, node: Node, live: Mapping[str, Any] | None = None, minibatch: int = -1) -> None:
+    def __init__(self, batch: Batch, node: Node, live: Mapping[str, Tensor] | None = None, minibatch: int = -1) -> None:
         self.batch, self.node, self.live, self.minibatch = batch, node, live or {}, minibatch
 
-    def __getitem__(self, name: str) -> Any:
+    def __getitem__(self, name: str) -> Stream:
         if name in self.live:
             return self.live[name]
         if name in self.batch:
@@ -45,11 +44,11 @@ def draw(batch: Batch, purpose: str, minibatch: int, *, tokens: bool) -> Tensor:
     return noise.uniform(base[:, None], torch.arange(batch.width))
 
 
-def whole(node: Node, batch: Batch, world: World, renamed: Mapping[str, str] | None = None, minibatch: int = -1) -> dict[str, Any]:
+def whole(node: Node, batch: Batch, world: World, renamed: Mapping[str, str] | None = None, minibatch: int = -1) -> dict[str, Stream]:
     """Call a function once on all ranks' rows, in row order. A bare result comes back under `value`."""
     names = [*(renamed or {}).values(), *node.reads, "problem_key", "sample", "seed", "step"]
 
-    def work(rows: Batch) -> dict[str, Any]:
+    def work(rows: Batch) -> dict[str, Stream]:
         with torch.no_grad():
             found = node(View(rows, node, minibatch=minibatch), renamed)
         return dict(found) if isinstance(found, Mapping) else {"value": found}

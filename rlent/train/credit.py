@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +11,7 @@ from rlent.errors import RlentError
 from rlent.ranks.world import World
 from rlent.recipe.mount import Node
 from rlent.train.calls import check_finite, whole
-from rlent.types import Batch
+from rlent.types import Batch, Stream
 
 
 def add_reward(batch: Batch, nodes: Sequence[Node], world: World) -> Batch:
@@ -70,7 +69,7 @@ def add_advantage(batch: Batch, node: Node | None, world: World) -> Batch:
     return batch.with_(adv=adv.to(batch["reward"].dtype), **{f"{node.name}_{k}": v for k, v in found.items()})
 
 
-def _back(value: Any, rows: Tensor, batch: Batch) -> Any:
+def _back(value: Stream, rows: Tensor, batch: Batch) -> Stream:
     """Values of some rows [n] or [n,t] among all [N] or [N,T], 0 elsewhere; numbers as they are."""
     if not isinstance(value, Tensor) or not value.ndim:
         return value

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from rlent.math.passk import answer_classes
 from rlent.recipe.plan import Plan
-from rlent.types import Batch
+from rlent.types import Batch, Grader, Tokenizer
 
 Equal = Callable[[str, str], bool]
 
@@ -18,7 +17,7 @@ Equal = Callable[[str, str], bool]
 class Derived:
     """Makes `answer_id`, `same` and `pieces` where the plan reads them. `grader` and `tokenizer` are asked for when they are first needed."""
 
-    def __init__(self, plan: Plan, grader: Callable[[], Any], tokenizer: Callable[[], Any]) -> None:
+    def __init__(self, plan: Plan, grader: Callable[[], Grader], tokenizer: Callable[[], Tokenizer]) -> None:
         self.read = {s for members in plan.nodes.values() for n in members for s in n.reads}
         self.grader, self.tokenizer = grader, tokenizer
         self._texts: dict[int, str] = {}

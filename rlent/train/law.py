@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from rlent.math.law import FEW_POINTS, fit_law
+from rlent.types import Config, JsonObject
 
 ENTROPY = "entropy/mean"
 
@@ -14,7 +14,7 @@ ENTROPY = "entropy/mean"
 SCORE = "eval/pass@1"
 
 
-def pairs(rows: Sequence[Mapping[str, Any]], *, x: str = ENTROPY, y: str = SCORE) -> tuple[list[int], list[float], list[float]]:
+def pairs(rows: Sequence[JsonObject], *, x: str = ENTROPY, y: str = SCORE) -> tuple[list[int], list[float], list[float]]:
     """Steps, entropies and scores of the same weights.
 
     A step's entropy is that of the policy that sampled, before its update; its score is taken after the update. So the score of
@@ -34,7 +34,7 @@ PLAIN_SAMPLERS = {"rlent.sampling.group", "rlent.sampling.reference", "rlent.sam
 """Modules of samplers that train on nothing but what the policy has just drawn."""
 
 
-def interventions(config: Mapping[str, Any]) -> list[str]:
+def interventions(config: Config) -> list[str]:
     """What in a recipe acts on entropy besides a policy gradient with symmetric clip: the law is about runs without it."""
     found = [f"{seat}={name}" for seat in ("shape", "regularize", "control") for name in config.get(seat) or {}]
     for seat, plain in (("loss", {"rlent.methods.ppo_clip", "rlent.methods.pg_ratio"}), ("advantage", PLAIN), ("sampler", PLAIN_SAMPLERS)):
@@ -50,7 +50,7 @@ def interventions(config: Mapping[str, Any]) -> list[str]:
 class LiveLaw:
     """The law while a run goes on: a forecast of its ceiling, once there are enough points and for runs without intervention."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         self.acting = interventions(config)
         self.entropy: list[float] = []
         self.score: list[float] = []
@@ -78,8 +78,8 @@ class LiveLaw:
         found = {"a": law.a, "b": law.b, "r2": law.r2, "ceiling": law.ceiling, "ceiling_low": low, "ceiling_high": high}
         return {f"law/{k}": v for k, v in found.items() if math.isfinite(v)}
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> JsonObject:
         return {"entropy": self.entropy, "score": self.score, "waiting": self.waiting}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: JsonObject) -> None:
         self.entropy, self.score, self.waiting = list(state["entropy"]), list(state["score"]), state["waiting"]

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from rlent.math import attribution, covariance, noise
 from rlent.math.covariance import entropy_change_terms, sampled_entropy_change
-from rlent.types import Batch
+from rlent.types import Batch, JsonObject
 
 __all__ = ["TERMS", "EntropyLedger", "account", "entropy_change_terms", "sample_rows", "second_moment", "token_terms"]
 
@@ -54,7 +53,7 @@ def token_terms(rows: Batch) -> dict[str, Float[Tensor, " n"]]:
     return {"measured": change, "d1": d1, "d2": d2, "steer": sampled_entropy_change(logp, logp, entropy, adv)}
 
 
-def account(rows: Batch, accuracy: Mapping[int, float]) -> dict[str, Any]:
+def account(rows: Batch, accuracy: Mapping[int, float]) -> JsonObject:
     """A step's entry of the budget: for each way to divide the tokens, [tokens, *`TERMS`] of each part, where the terms are shares of the mean.
 
     `rows` as for `token_terms`, with tokens and group; `accuracy` is the share of correct responses of each group of the step.
@@ -109,10 +108,10 @@ class EntropyLedger:
                     found[f"ledger/{name}{index}"] = value
         return found
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> JsonObject:
         return {"window": self.window, "entries": [list(e) for e in self.entries]}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: JsonObject) -> None:
         self.window = state["window"]
         self.entries = [(float(a), float(b), float(c)) for a, b, c in state["entries"]]
 

@@ -9,7 +9,6 @@ through the model is exact. The same step serves functions over the whole miniba
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +19,7 @@ from rlent.recipe.mount import Node
 from rlent.recipe.plan import Plan
 from rlent.train.calls import View, check_finite, whole
 from rlent.train.records import Out, Record, Scale, WholeTerms
-from rlent.types import Batch
+from rlent.types import Batch, Stream
 
 SHAPE_KEYS = frozenset({"adv", "weight", "gate", "mask"})
 KEPT = ("mask", "adv", "weight", "gate", "loss_mask", "old_logp", "look_logp", "train", "source")
@@ -69,8 +68,8 @@ class Objective:
     def _whole_nodes(self) -> list[Node]:
         return [n for members in self.plan.nodes.values() for n in members if n.scope != "part"]
 
-    def _merge_shape(self, node: Node, batch: Batch, found: Mapping[str, Any], live: bool = False) -> Batch:
-        changed: dict[str, Any] = {}
+    def _merge_shape(self, node: Node, batch: Batch, found: Mapping[str, Stream], live: bool = False) -> Batch:
+        changed: dict[str, Stream] = {}
         effect = torch.zeros_like(batch["mask"])
         for key, value in found.items():
             value = (
@@ -147,9 +146,11 @@ class Objective:
                     out.effects[node.name] = _accumulate(out.gradients, node.coef * share.sum(), leaves, like=rows["coef"])
         return out
 
-    def _regularizer(self, node: Node, found: Any, rows: Batch, scale: Scale, live: bool = False) -> tuple[Tensor, dict[str, Any]]:
+    def _regularizer(
+        self, node: Node, found: Tensor | Mapping[str, Stream], rows: Batch, scale: Scale, live: bool = False
+    ) -> tuple[Tensor, dict[str, Stream]]:
         """A regularizer's share of the objective per token [N,T] (or a scalar), without its coefficient, and its own streams."""
-        own: dict[str, Any] = {}
+        own: dict[str, Stream] = {}
         mask = rows["mask"] & rows["train"][:, None]
         counts = (scale.response_rows, scale.response_tokens)
         if isinstance(found, Mapping):
@@ -206,7 +207,7 @@ class Objective:
         grads = {name: pull[at][:, : part.width] for name, pull in scale.whole.gradients.items()}
         terms: dict[str, Tensor] = {}
         effects: dict[str, Tensor] = {}
-        made: dict[str, Any] = {}  # streams of the record that are computed here
+        made: dict[str, Stream] = {}  # streams of the record that are computed here
         value = torch.zeros((), dtype=coef.dtype)
         node = self.plan.loss
         with torch.enable_grad():
@@ -246,7 +247,7 @@ class Objective:
             if self.plan.lifted and node.when == "live":
                 continue
             if node.when == "live" or node.scope == "part":
-                streams: dict[str, Any] = {k: v.detach() for k, v in leaves.items()}
+                streams: dict[str, Tensor] = {k: v.detach() for k, v in leaves.items()}
                 if node.scope == "part":
                     streams |= {f"now_{k}": v for k, v in streams.items()}
                     if "now_pull" in node.reads:

@@ -6,13 +6,12 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor
 
 from rlent.ranks.world import merge
 from rlent.runs.kept import Kept
-from rlent.types import Batch
+from rlent.types import Batch, JsonObject, Stream
 
 
 class Clock:
@@ -42,7 +41,7 @@ class Scalars:
     max_tokens: int
     temperature: float
 
-    def streams(self) -> dict[str, Any]:
+    def streams(self) -> dict[str, Stream]:
         """The numbers by stream name."""
         return {name: getattr(self, name) for name in self.__slots__}
 
@@ -76,7 +75,7 @@ class WholeTerms:
 
     gradients: dict[str, Tensor] = field(default_factory=dict)
     values: dict[str, float] = field(default_factory=dict)
-    streams: dict[str, Any] = field(default_factory=dict)
+    streams: dict[str, Stream] = field(default_factory=dict)
     effects: dict[str, Tensor] = field(default_factory=dict)
     matrix: Tensor | None = None
     pull: Tensor | None = None
@@ -167,7 +166,7 @@ class Step:
     numbers: dict[str, float] = field(default_factory=dict)
     noise: float = 0.0
     sample: EntropySample | None = None
-    account: dict[str, Any] | None = None
+    account: JsonObject | None = None
     kept: Kept | None = None
 
     @property

@@ -6,15 +6,15 @@ import json
 import signal
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import torch
 from transformers.utils import logging as hf_logging
 
+from rlent.data.findings import Findings
 from rlent.engine.make import make_engine
 from rlent.errors import CheckpointError, EngineError, NonFinite, RlentError, UsageError
 from rlent.ranks.world import World, merge
@@ -39,7 +39,7 @@ from rlent.train.records import Clock, Scalars, Step
 from rlent.train.samples import account_lines, samples
 from rlent.train.task import Task
 from rlent.train.trainer import Controllers, Trainer
-from rlent.types import Batch, Verdict
+from rlent.types import Batch, Json, Problem, Verdict
 
 hf_logging.disable_progress_bar()
 
@@ -134,7 +134,7 @@ class Run:
         return run
 
     @staticmethod
-    def resume(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Run:
+    def resume(path: str | Path, overrides: Mapping[str, Json] | None = None) -> Run:
         """Continue a run from its last whole checkpoint; what was logged after it is cut back and done again.
 
         Raises:
@@ -207,7 +207,7 @@ class Run:
         return self.current.number if self.current is not None else self.done
 
     @property
-    def findings(self) -> Any:
+    def findings(self) -> Findings | None:
         """What was found in the data; None for data that cannot be examined."""
         return self.task.findings
 
@@ -250,7 +250,7 @@ class Run:
         if every > 0 and step.number % every == 0:
             step.kept = saved.Kept(self.trainer.memory(), self.knobs.turned)
 
-        def grade(responses: Any, problems: Any) -> list[Verdict]:
+        def grade(responses: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
             with step.clock.lap("grade"):  # the seconds that the run waits; some may be graded already
                 return self.task.grade(responses, problems)
 

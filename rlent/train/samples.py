@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from rlent.ranks.world import World
-from rlent.types import Batch
+from rlent.types import Batch, Json, JsonObject
 
 
-def samples(scored: Batch, batch: Batch, count: int, world: World) -> list[dict[str, Any]]:
+def samples(scored: Batch, batch: Batch, count: int, world: World) -> list[JsonObject]:
     """The first responses this rank sampled, with their rewards, which the rank that trained on them has."""
     entropy = scored.get("sampler_entropy")
     known = dict(zip(batch.row.tolist(), batch["reward"].tolist(), strict=True)) if "reward" in batch else {}
@@ -32,7 +31,7 @@ def samples(scored: Batch, batch: Batch, count: int, world: World) -> list[dict[
     return rows
 
 
-def account_lines(account: Mapping[str, Any] | None, pieces: Callable[[Sequence[int]], list[str]]) -> dict[str, Any] | None:
+def account_lines(account: JsonObject | None, pieces: Callable[[Sequence[int]], list[str]]) -> JsonObject | None:
     """The account of where entropy changed in a step, to six digits, with the texts of its tokens."""
     if account is None:
         return None
@@ -40,7 +39,7 @@ def account_lines(account: Mapping[str, Any] | None, pieces: Callable[[Sequence[
     return {**_rounded(account), "texts": texts}
 
 
-def _rounded(value: Any) -> Any:
+def _rounded(value: Json) -> Json:
     """Floats to six significant digits, inside lists and mappings too."""
     if isinstance(value, Mapping):
         return {k: _rounded(v) for k, v in value.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Protocol
 
 from rlent.data.findings import Findings
 from rlent.data.problems import Problems, draw
@@ -17,9 +17,10 @@ from rlent.grading.early import EarlyGrader
 from rlent.policy.policy import Policy
 from rlent.ranks.world import World
 from rlent.recipe.compose import Recipe, build
+from rlent.recipe.mount import Node
 from rlent.sampling.drive import evaluated
 from rlent.sampling.group import GroupSampler
-from rlent.types import Problem, Verdict
+from rlent.types import Grader, JsonObject, Problem, Tokenizer, Verdict
 
 
 class Feed:
@@ -33,6 +34,14 @@ class Feed:
         return drawn
 
 
+class Source(Protocol):
+    """The recipe's data. It may also have `examine(tokenizer, longest)`, which looks at its rows, and `settle`, which acts on what was found."""
+
+    train: Problems
+    grader: Grader
+    template: str
+
+
 class Task:
     """What the policy is trained and evaluated on.
 
@@ -42,7 +51,7 @@ class Task:
 
     def __init__(self, recipe: Recipe, sampler: GroupSampler) -> None:
         self.recipe = recipe
-        self.source = build(recipe["data"])
+        self.source: Source = build(recipe["data"])
         self.feed = Feed(self.source.train, int(recipe["seed"]))
         check = getattr(sampler, "check_problems", None)
         if check is not None:
@@ -78,13 +87,13 @@ class Task:
         """Takes responses as they end, while others are sampled, so that they are graded meanwhile; None where that gains nothing."""
         return self.judge.tell
 
-    def about(self) -> dict[str, Any]:
+    def about(self) -> JsonObject:
         """Which training problems these are; a resumed run must have the same."""
         problems = self.source.train
         return {"name": problems.name, "problems": len(problems), "fingerprint": problems.fingerprint()}
 
     def evaluate(
-        self, engine: Engine, tokenizer: Any, sampler: GroupSampler, stop: frozenset[int], decode: Sequence[Any], world: World
+        self, engine: Engine, tokenizer: Tokenizer, sampler: GroupSampler, stop: frozenset[int], decode: Sequence[Node], world: World
     ) -> dict[str, float]:
         """pass@k of the engine's weights on the held-out problems, or on each set of `eval.sets`."""
         settings = self.recipe["eval"]
@@ -115,7 +124,7 @@ class Task:
                 grader.close()
 
 
-def _examine(source: Any, policy: Policy, world: World) -> Findings | None:
+def _examine(source: Source, policy: Policy, world: World) -> Findings | None:
     """Findings about the data, by rank 0 for all; sources that cannot be examined (a user's own) are taken as they are.
 
     Raises:

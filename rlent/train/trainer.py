@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
@@ -19,7 +19,7 @@ from rlent.train.derived import Derived
 from rlent.train.ledger import sample_rows
 from rlent.train.objective import Objective
 from rlent.train.records import EntropySample, Minibatch, Out, Scale, Step
-from rlent.types import Batch
+from rlent.types import Batch, JsonObject
 
 
 class Control(Protocol):
@@ -27,7 +27,7 @@ class Control(Protocol):
 
     knobs: Knobs
 
-    def turn(self, step: Step, streams: Batch | Mapping[str, Any], at: str) -> None:
+    def turn(self, step: Step, streams: Batch | Mapping[str, Mapping[str, float]], at: str) -> None:
         """Set the knobs of a moment (step, minibatch, end) from its streams, or from the metrics at the end."""
         ...
 
@@ -38,7 +38,7 @@ class Controllers:
     def __init__(self, nodes: Sequence[Node], knobs: Knobs, world: World) -> None:
         self.nodes, self.knobs, self.world = nodes, knobs, world
 
-    def turn(self, step: Step, streams: Batch | Mapping[str, Any], at: str) -> None:
+    def turn(self, step: Step, streams: Batch | Mapping[str, Mapping[str, float]], at: str) -> None:
         """Let the controllers of a moment read their streams and set their knobs."""
         for node in self.nodes:
             if moment(node.reads, node.when) != at:
@@ -110,7 +110,7 @@ class Trainer:
         """`adv` [N,T]."""
         return credit.add_advantage(batch, self.plan.advantage, self.world)
 
-    def turn(self, step: Step, streams: Batch | Mapping[str, Any], at: str) -> None:
+    def turn(self, step: Step, streams: Batch | Mapping[str, Mapping[str, float]], at: str) -> None:
         """Let the controllers of a moment set their knobs."""
         self.control.turn(step, streams, at)
         if step.kept is not None:
@@ -185,11 +185,11 @@ class Trainer:
         rows["adv"] = _rows_at(batch["adv"], batch.row, rows)
         return self.actor.measure(rows, moment=False)
 
-    def memory(self) -> dict[str, Any]:
+    def memory(self) -> JsonObject:
         """What the recipe's functions remember, by their places."""
         return {node.path: node.fn.state_dict() for node in self._stateful()}
 
-    def remember(self, memory: Mapping[str, Any]) -> None:
+    def remember(self, memory: JsonObject) -> None:
         """Give functions what they remembered; those that are not in `memory` begin anew."""
         for node in self._stateful():
             if node.path in memory:

@@ -220,5 +220,5 @@ def test_recipes_and_overrides_are_told_apart() -> None:
 def test_nothing_of_the_run_s_credit_reaches_another_method(kept: Path) -> None:
     source = open_kept(kept)
     clean = before_credit(source.batch)
-    assert not {"adv", "weight", "reward", "gate", "loss_mask"} & set(clean) and {"old_logp", "update0:logp", "correct"} <= set(clean)
+    assert not {"adv", "weight", "reward", "gate", "loss_mask"} & set(clean) and {"old_logp", "correct"} <= set(clean)
     assert play(from_config(source.config), source, "again").metrics["cov/mean"] == rows(kept)[3]["cov/mean"]
