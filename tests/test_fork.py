@@ -12,6 +12,7 @@ from runs import lines, rlent, rows, started, train, wait_for
 
 from rlent.cli import commands
 from rlent.errors import CheckpointError, RecipeError, RunExists, UsageError
+from rlent.runs import checkpoint
 from rlent.studies import by_part as artefact
 from rlent.studies import fork
 from rlent.studies.fork import Parent
