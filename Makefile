@@ -47,8 +47,9 @@ fmt: $(STAMP)  ## sort imports and fix what can be fixed
 test-gpu: $(if $(GPU_PYTHON),,$(STAMP))  ## the tests that need a CUDA device
 	$(or $(GPU_PYTHON),$(BIN)/python) -m pytest -q -m gpu $(shell grep -rl --include='test_*.py' 'mark\.gpu' tests)  # no others: they import more
 
-table: $(STAMP)  ## write the methods table of the README from the cards
+table: $(STAMP)  ## write the table of docs/methods.md and the chart of the README from their data
 	$(BIN)/python scripts/methods_table.py --write
+	$(BIN)/python scripts/readme_chart.py --write
 
 clean:  ## remove caches and builds; runs in outputs/ and .venv stay
 	rm -rf dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

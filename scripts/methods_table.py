@@ -1,7 +1,7 @@
-"""The methods table of the README, made from the cards and, where it was run, from the arena's results (docs/arena.json).
+"""The table of docs/methods.md, made from the recipes' cards and from the results of `rlent arena` in docs/arena.json.
 
 python scripts/methods_table.py            # print it
-python scripts/methods_table.py --write    # put it between the markers of README.md
+python scripts/methods_table.py --write    # put it between the markers of docs/methods.md
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from rlent.recipe.catalog import Card, cards
 
 BEGIN, END = "<!-- methods: made by scripts/methods_table.py -->", "<!-- end of methods -->"
 ROOT = Path(__file__).parent.parent
-README, ARENA = ROOT / "README.md", ROOT / "docs" / "arena.json"
+PAGE, ARENA = ROOT / "docs" / "methods.md", ROOT / "docs" / "arena.json"
 
 
 def results() -> dict[str, Any] | None:
-    """What the arena came to, or None where it was not run."""
+    """The arena's results, None where it was not run."""
     return json.loads(ARENA.read_text(encoding="utf-8")) if ARENA.is_file() else None
 
 
@@ -53,14 +53,25 @@ def measured(row: Mapping[str, Any], k: int) -> list[str]:
 
 
 def under(arena: Mapping[str, Any]) -> str:
-    """What the arena's cells are, below the table."""
+    """What the arena's columns are, below the table."""
     s, counts = arena["settings"], sorted({len(row["seeds"]) for row in arena["rows"]})
     seeds = f"{counts[0]} seed{'s' if counts[0] != 1 else ''}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
+    same = " and ".join(", ".join(f"`{name}`" for name in names) for names in equal(arena["rows"]))
     return (
-        f"The last four columns are `rlent arena`: {s['steps']} steps of the embedded task, {seeds}; exact entropy at the end over that of the first "
-        f"step; pass@k on {s['problems']} held-out problems x {s['n']} samples with 95 % bootstrap intervals over problems; processor time per step "
-        f"relative to GRPO. An asterisk: not in the paper's form, see [docs/arena.md](docs/arena.md), which also has paired differences."
+        f"The last four columns come from `rlent arena`: {s['steps']} steps of the embedded task, {seeds}; exact entropy at the end over that of the first "
+        f"step; pass@k on {s['problems']} held-out problems x {s['n']} samples with 95 % bootstrap intervals over problems, not over seeds; processor time "
+        f"per step relative to GRPO. An asterisk: not in the paper's form. [arena.md](arena.md) has the reasons and paired differences."
+        + (f" Rows that are one computation on this task, with equal numbers: {same}." if same else "")
     )
+
+
+def equal(rows: Iterable[Mapping[str, Any]]) -> list[list[str]]:
+    """Recipes whose numbers are the same for every seed: on this task they compute the same."""
+    alike: dict[str, list[str]] = {}
+    for row in rows:
+        if "by_seed" in row:
+            alike.setdefault(json.dumps(row["by_seed"], sort_keys=True), []).append(row["recipe"])
+    return [names for names in alike.values() if len(names) > 1]
 
 
 def link(paper: str) -> str:
@@ -68,29 +79,29 @@ def link(paper: str) -> str:
     return f"https://arxiv.org/abs/{paper.removeprefix('arXiv:')}"
 
 
-def inserted(text: str, new: str) -> str:
-    """`text` with what stands between the markers replaced.
+def inserted(text: str, new: str, begin: str = BEGIN, end: str = END) -> str:
+    """`text` with what stands between the lines `begin` and `end` replaced.
 
     Raises:
-        ValueError: the markers are not there, once each and in order.
+        ValueError: these lines are not there, in this order.
     """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{README.name} needs the lines {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n\n{new}\n\n{END}{after}"
+    before, found, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise ValueError(f"the document needs the lines {begin} and {end}")
+    return f"{before}{begin}\n\n{new}\n\n{end}{after}"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Make the methods table of the README from the cards.")
-    parser.add_argument("--write", action="store_true", help="put it into README.md")
+    parser = argparse.ArgumentParser(description="Make the table of docs/methods.md from the cards.")
+    parser.add_argument("--write", action="store_true", help="put it into docs/methods.md")
     arguments = parser.parse_args()
     found, problems = cards()
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     arena = results()
     if arguments.write:
-        README.write_text(inserted(README.read_text(encoding="utf-8"), table(found, arena)), encoding="utf-8")
+        PAGE.write_text(inserted(PAGE.read_text(encoding="utf-8"), table(found, arena)), encoding="utf-8")
     else:
         print(table(found, arena))
     return 1 if problems else 0
