@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from typer.testing import CliRunner
@@ -156,35 +154,3 @@ def test_header_and_columns() -> None:
     assert header("# @package _global_\n# One.\n#\n# Two.\nkey: 1\n# not this\n") == "One.\n\nTwo."
     assert table(("A", "B"), [("xyz", "1"), ("u", "2")]) == "A    B\nxyz  1\nu    2"
     assert table(("A", "B"), [("u", "a long remark")], width=10) == "A  B\nu  a lo..."
-
-
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("methods_table", ROOT / "scripts" / "methods_table.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_methods_table_of_the_readme_is_the_one_the_cards_make() -> None:
-    made, text = script(), (ROOT / "README.md").read_text()
-    assert made.inserted(text, made.table(cards()[0], made.results())) == text, "run `make table`"
-
-
-def test_the_table_has_the_arenas_numbers_where_a_method_was_run() -> None:
-    point = {"value": 0.5, "low": 0.4, "high": 0.625}
-    row = {"recipe": "clipcov", "seeds": [0, 1], "entropy_kept": 0.61, "pass@1": point, "pass@8": point, "cost": 1.072, "note": ""}
-    document = {"settings": {"steps": 9, "problems": 5, "n": 16, "k": 8}, "rows": [row]}
-    lines = script().table(cards()[0], document).splitlines()
-    by_recipe = {line.split(" ")[1].strip("`"): line for line in lines if line.startswith("| `")}
-    assert lines[0].endswith("| checked against | entropy kept | pass@1 | pass@8 | time |")
-    assert by_recipe["clipcov"].endswith("| 61% | 0.50 (0.40 .. 0.62) | 0.50 (0.40 .. 0.62) | 1.07 |")
-    assert by_recipe["klcov"].endswith("|  |  |  |  |")
-    assert "9 steps of the embedded task, 2 seeds;" in lines[-1]
-
-
-def test_the_table_goes_between_the_markers_and_nowhere_else() -> None:
-    made = script()
-    assert made.inserted(f"before {made.BEGIN} old {made.END} after", "new") == f"before {made.BEGIN}\n\nnew\n\n{made.END} after"
-    with pytest.raises(ValueError, match="needs the lines"):
-        made.inserted("no markers", "new")

@@ -1,4 +1,4 @@
-"""The command line: quick answers, clear refusals, exit codes; and what the README shows works as it stands."""
+"""The command line: quick answers, clear refusals, exit codes."""
 
 from __future__ import annotations
 
@@ -285,105 +285,6 @@ def test_doctor_says_when_runs_have_no_room(monkeypatch: pytest.MonkeyPatch, tmp
     assert doctor.disk().health == "broken"
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda place: type("Usage", (), {"free": 36 * 10**9}))
     assert "up to 1.0 billion parameters" in doctor.disk().means
-
-
-# ---- the README ---------------------------------------------------------------------------------------------------------------
-
-
-def section(title: str) -> str:
-    text = (ROOT / "README.md").read_text()
-    found = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
-    assert found, f"README.md has no section '{title}'"
-    return found[1]
-
-
-def blocks(text: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-
-
-def write_example(title: str, folder: Path) -> list[str]:
-    """Write the files a section shows (`# my/...` names each), and return its commands."""
-    for text in [*blocks(section(title), "python"), *blocks(section(title), "yaml")]:
-        named = re.search(r"^# (my/\S+)$", text, re.MULTILINE)
-        assert named, text
-        file = folder / named[1]
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text)
-    return [line for text in blocks(section(title), "bash") for line in text.splitlines()]
-
-
-@pytest.mark.slow
-def test_the_method_and_the_reward_of_the_readme_train_from_a_folder_outside(tmp_path: Path) -> None:
-    lines = [*write_example("A method of your own", tmp_path), *write_example("A reward of your own", tmp_path)]
-    assert lines == ["rlent train --config-dir my/ recipe=mine", "rlent train --config-dir my/ recipe=mine +reward=partial"]
-    done = shell(*shlex.split(lines[1])[1:], *QUICK, "run.dir=out", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    rows = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [1, 2]
-    for row in rows:
-        assert row["reward/mean"] == pytest.approx(row["reward/correct"] + row["reward/partial"])
-        assert 0.6 < row["weight/zero"] < 0.9  # four fifths of the tokens are left out, but for ties
-    assert any(row["reward/partial"] > 0 for row in rows)
-
-
-def test_the_reward_of_the_readme_pays_for_the_numbers_and_not_for_repeating(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_example("A reward of your own", tmp_path)
-    source = (tmp_path / "my" / "partial.py").read_text()
-    assert len(source.split("def ")[1].splitlines()) <= 10
-    names: dict[str, Any] = {}
-    exec(compile(source, "partial.py", "exec"), names)
-    written = ["(3*5)+(2*7)", "3+5", "7*2*3*5", "3,5,2,7", "29 from 3,5,2,7"]
-    rows = len(written)
-    found = names["uses_the_numbers"](
-        ["3,5,2,7:29?"] * rows, written, ["29 from 3,5,2,7"] * rows, [{"numbers": [3, 5, 2, 7]}] * rows, bonus=0.2
-    )
-    assert found.tolist() == pytest.approx([0.2, 0.0, 0.2, 0.0, 0.0])
-
-
-def test_every_command_of_the_documents_is_one_the_command_line_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each `rlent ...` line of README and CONTRIBUTING parses; the verbs themselves are not run."""
-    verbs = (
-        "train",
-        "fork",
-        "evaluate",
-        "fit",
-        "arena",
-        "replay",
-        "measure",
-        "inspect",
-        "budget",
-        "report",
-        "plot",
-        "show",
-        "check",
-        "verify",
-    )
-    for verb in verbs:
-        monkeypatch.setattr(commands, verb, lambda *a, **k: 0)
-    monkeypatch.setattr("rlent.eval.grade.main", lambda *a, **k: 0)
-    text = (ROOT / "README.md").read_text() + (ROOT / "CONTRIBUTING.md").read_text()
-    lines = [line.split(" #")[0].strip() for block in blocks(text, "bash") for line in block.splitlines()]
-    mine = [line for line in lines if line.startswith("rlent ")]
-    assert len(mine) >= 10
-    for line in mine:
-        assert call(*shlex.split(line)[1:]).exit_code == 0, line
-
-
-def test_the_overrides_of_the_documents_compose(tmp_path: Path) -> None:
-    from rlent.recipe.compose import load
-
-    text = (ROOT / "README.md").read_text()
-    lines = [line.split(" #")[0].strip() for block in blocks(text, "bash") for line in block.splitlines()]
-    for line in lines:
-        words = shlex.split(line)
-        if words[:2] == ["rlent", "train"] and "--config-dir" not in words and "-m" not in words:
-            assert load(words[2:]).plan.lines(), line
-
-
-def test_the_first_screen_says_how_to_start_and_what_the_scope_is() -> None:
-    first = (ROOT / "README.md").read_text().split("\n## ")[0]
-    for said in ("docs/demo.png", "make demo", "make test", "single-turn, text, verifiable rewards"):
-        assert said in first
 
 
 # ---- packaging ----------------------------------------------------------------------------------------------------------------
