@@ -66,7 +66,6 @@ FEWER = {
     "recipe=clipcov,klcov,steer,hapo,forking": "recipe=clipcov",
     "recipe=clipcov,klcov": "recipe=clipcov",
     "seed=0,1,2": "seed=0",
-    "regularize.kl_cov.coef=0.5,1,2": "regularize.kl_cov.coef=0.5",
     "trainer.steps=700": "trainer.steps=3",
 }
 """Sweeps and ends of long runs, shortened where the documents name them."""
