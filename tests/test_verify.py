@@ -6,19 +6,22 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rlent.verify.command import Check, blocks, check_file, default_vectors
+from rlent.verify.compare import Check
+from rlent.verify.grammar import goldens
+from rlent.verify.run import check_file
+from rlent.verify.vectors import default_folder
 
 
 def checked(tmp_path: Path, **changes: Any) -> Check:
-    vector = json.loads((default_vectors() / "epo_epoch_weight_1.json").read_text())
+    vector = json.loads((default_folder() / "epo_epoch_weight_1.json").read_text())
     file = tmp_path / "epo_epoch_weight_1.json"
     file.write_text(json.dumps(vector | changes))
-    return check_file(file, blocks())
+    return check_file(file, goldens())
 
 
 def test_the_vector_passes_as_it_is_and_fails_at_the_number_that_was_changed(tmp_path: Path) -> None:
     assert checked(tmp_path).failures == []
-    right = json.loads((default_vectors() / "epo_epoch_weight_1.json").read_text())["outputs"]["weight"]
+    right = json.loads((default_folder() / "epo_epoch_weight_1.json").read_text())["outputs"]["weight"]
     (failure,) = checked(tmp_path, outputs={"weight": [right[0], right[1] + 1e-4, *right[2:]]}).failures
     assert failure.startswith("weight at [1]: ") and f"(1 of {len(right)} differ)" in failure
 

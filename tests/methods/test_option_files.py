@@ -15,7 +15,7 @@ from rlent.metrics.definitions import explain
 from rlent.recipe.mount import check_options, locate, options_of, positional
 from rlent.seats import RUNNER_KEYS, SEATS
 from rlent.streams import DRIVER, RULE, STREAMS
-from rlent.verify.command import _has as states
+from rlent.verify.compare import states
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 GOLDEN = Path(__file__).parents[1] / "golden"
