@@ -87,30 +87,6 @@ def with_tempered(
     return {"adv": torch.where(selected, torch.ones_like(adv), adv), "mask": counts[:, None] & mask, "selected": selected}
 
 
-def mixed(
-    last_entropy: float,
-    adv: Float[Tensor, " N"],
-    extra_adv: Float[Tensor, " n"],
-    *,
-    target: float,
-    hot: float,
-    cold: float,
-    most: int,
-    threshold: float,
-) -> dict[str, Any]:
-    """The authors' batch: picked responses overwrite the first rows. The same choice as `with_tempered` makes."""
-    temperature = heat(last_entropy, target=target, hot=hot, cold=cold)
-    chosen = picked(extra_adv, threshold=threshold, most=most, portion=1.0 if temperature == hot else 0.5)
-    k = len(chosen)
-    return {
-        "temperature": temperature,
-        "n_replaced": k,
-        "source": ["extra"] * k + ["main"] * (len(adv) - k),
-        "row": [*chosen.tolist(), *range(k, len(adv))],
-        "advantage": torch.cat([torch.ones(k, dtype=adv.dtype), adv[k:]]),
-    }
-
-
 def tempered_logp(logits: Float[Tensor, "t V"], target: Int[Tensor, " t"], *, temperature: Positive, heat: Positive) -> Float[Tensor, " t"]:
     """Log-probability of the sampled token under the policy at temperature `heat`; `temperature` undoes the sampling temperature."""
     return (logits * (temperature / heat)).log_softmax(-1).gather(-1, target[:, None]).squeeze(-1)

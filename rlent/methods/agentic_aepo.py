@@ -96,25 +96,6 @@ def branch_probability(delta: Any, consecutive: Any, *, alpha: float, gamma: flo
     return (alpha + gamma * delta) * (1 - torch.as_tensor(penalty * consecutive, dtype=torch.float64).clamp(max=1.0))
 
 
-def rollout_plan(
-    root_entropy: Any,
-    tool_entropies: Any,
-    delta_entropy: Tensor,
-    consecutive_high: Tensor,
-    *,
-    k: int,
-    beta: float,
-    alpha: float,
-    gamma: float,
-    penalty: float,
-    tau: float,
-) -> dict[str, Any]:
-    """Budget and branches of one prompt, as the paper has them."""
-    m = budget(float(root_entropy), [float(h) for h in tool_entropies], k=k, beta=beta)
-    p = branch_probability(delta_entropy, consecutive_high, alpha=alpha, gamma=gamma, penalty=penalty)
-    return {"budget": m, "rounded": round(m), "probability": p, "branch": p > tau}
-
-
 def port_value(uniform: Any, delta: Any, consecutive: Any, *, weight: float, penalty: float) -> Any:
     """clip((u + w dH) max(0, 1 - penalty l), 0, 1): the port branches where it is at least its `probability`."""
     return (
@@ -126,33 +107,6 @@ def port_value(uniform: Any, delta: Any, consecutive: Any, *, weight: float, pen
 def port_budget(root_entropy: float, step_entropies: Sequence[float], *, n: int, beta: float) -> int:
     """clamp(floor(n sigmoid(beta (H_root - mean H))) + 1, 1, n)."""
     return min(max(math.floor(budget(root_entropy, step_entropies, k=n, beta=beta)) + 1, 1), n)
-
-
-def port_plan(
-    initial_entropy: Tensor,
-    entropy: Tensor,
-    uniform: Tensor,
-    root_entropy: Tensor,
-    step_entropies: Sequence[Any],
-    *,
-    weight: float,
-    probability: float,
-    penalty: float,
-    n: int,
-    beta: float,
-) -> dict[str, Any]:
-    """Budgets, and branches round by round [round, prompt], as the port has them."""
-    count = torch.zeros_like(initial_entropy)
-    branches, counts = [], []
-    for h, u in zip(entropy, uniform, strict=True):
-        branched = port_value(u, h - initial_entropy, count, weight=weight, penalty=penalty) >= probability
-        count = torch.where(branched, count + 1, 0.0)
-        branches.append(branched)
-        counts.append(count)
-    first = [
-        port_budget(float(r), [float(h) for h in steps], n=n, beta=beta) for r, steps in zip(root_entropy, step_entropies, strict=True)
-    ]
-    return {"branch": torch.stack(branches), "consecutive": torch.stack(counts), "initial": torch.tensor(first)}
 
 
 def branch(

@@ -24,13 +24,6 @@ BUCKETS = ("easy", "medium", "hard")
 # ---- windows ----------------------------------------------------------------------------------------------------------
 
 
-def top_entropy(logps: Sequence[float | int], *, tail: bool) -> float:
-    """Entropy (nats) of the likeliest tokens, from their log-probabilities; with `tail`, the missing mass is one more token."""
-    mass = [math.exp(x) for x in logps]
-    rest = max(0.0, 1.0 - sum(mass))
-    return -sum(p * x for p, x in zip(mass, logps, strict=True)) - (rest * math.log(rest) if tail and rest > 0 else 0.0)
-
-
 def window_counts(
     entropy: Sequence[float | int],
     plain: Sequence[float | int],
@@ -63,26 +56,6 @@ def window_counts(
 def is_trigger(text: str, words: Sequence[str]) -> bool:
     """Whether a token is one of the words, in lower case and without the mark of a leading space."""
     return text.lstrip("Ġ▁ ").strip().lower() in words
-
-
-def released_windows(
-    top_logprobs: Sequence[Sequence[Sequence[tuple[int, float]]]],
-    *,
-    top_k: int,
-    window: int,
-    threshold: float,
-    percentile: float,
-    vocab: Sequence[str],
-    words: Sequence[str],
-) -> dict[str, list[float]]:
-    """`window_counts` of each response, from the likeliest tokens at each position; the likeliest one decides what is a trigger."""
-    found = []
-    for response in top_logprobs:
-        tops = [sorted(position, key=lambda pair: -pair[1])[: int(top_k)] for position in response]
-        triggers = [bool(top) and is_trigger(vocab[int(top[0][0]) % len(vocab)], words) for top in tops]
-        whole, plain = ([top_entropy([x for _, x in top], tail=tail) for top in tops] for tail in (True, False))
-        found.append(window_counts(whole, plain, triggers, window=window, threshold=threshold, percentile=percentile))
-    return {key: [f[key] for f in found] for key in found[0]} if found else {}
 
 
 # ---- reward -----------------------------------------------------------------------------------------------------------
@@ -126,13 +99,6 @@ def entropy_score(
         return -min(cap, 0.5 * cap * huber(-distance - m, k) / (m + k))
     off = distance if bucket == "easy" else abs(distance)
     return -min(cap, cap * huber(max(off - m, 0.0), k) / (m + k))
-
-
-def released_reward(correct: Any, difficulty: Sequence[str], gen_count: Any, target_count: Any, **options: Any) -> dict[str, list[float]]:
-    """Entropy term and total (accuracy plus term) of each response."""
-    rows = zip([bool(c) for c in correct], difficulty, [float(c) for c in gen_count], [float(t) for t in target_count], strict=True)
-    scores = [entropy_score(c, d, n, t, **options) for c, d, n, t in rows]
-    return {"entropy_score": scores, "overall": [float(c) + s for c, s in zip(correct, scores, strict=True)]}
 
 
 # ---- controllers --------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rlent.math.entropy import listed_entropy, top_entropy
+from rlent.math.entropy import top_entropy
 from rlent.options import PositiveCount, Share
 
 
@@ -26,23 +26,6 @@ def turn_entropy(entropies: Any, vocab: int, first_tokens: int) -> Any:
 def branch_value(uniform: Any, delta: Any, weight: float) -> Any:
     """clip(u - w dU, 0, 1); a rollout branches where this is at most p_b."""
     return torch.as_tensor(uniform - weight * delta, dtype=torch.float64).clamp(0.0, 1.0)
-
-
-def branch_test(
-    first_turn_top_logprobs: Float[Tensor, "first k"],
-    current_turn_top_logprobs: Float[Tensor, "now k"],
-    uniform: Float[Tensor, " n"],
-    *,
-    weight: float,
-    probability: float,
-    top_k: int,
-    first_tokens: int,
-    vocab: int,
-) -> dict[str, Any]:
-    """The test of one rollout, from lists of its most likely tokens."""
-    start, now = (turn_entropy(listed_entropy(t, top_k), vocab, first_tokens) for t in (first_turn_top_logprobs, current_turn_top_logprobs))
-    value = branch_value(uniform, now - start, weight)
-    return {"initial": start, "entropy": now, "delta": now - start, "value": value, "branch": value <= probability}
 
 
 def branch(

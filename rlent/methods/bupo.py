@@ -6,13 +6,10 @@ Checked against: the authors' `modeling_qwen3.py` and `dp_actor.py`.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rlent.math.entropy import entropy_from_logits
 from rlent.options import PositiveCount
 
 
@@ -42,18 +39,3 @@ class Phase:
     def __call__(self, metrics: Mapping[str, float], step: int) -> float:
         """The value of the knob for the next step."""
         return 1.0 if step + 1 <= self.steps else 0.0
-
-
-def released_forward(
-    hidden_states: Float[Tensor, "L B T D"], lm_head: Float[Tensor, "V D"], labels: Int[Tensor, "B T"], *, temperature: float
-) -> dict[str, Any]:
-    """Log-probabilities under each block's policy, and the mean entropy (nats, temperature 1) after each block and its change."""
-
-    def unembed(h: Tensor) -> Tensor:
-        return h @ lm_head.T / temperature
-
-    flat = hidden_states.flatten(1, 2)
-    target = labels.long().flatten()
-    logps = [internal_logp(h, h, target, unembed, share=1.0).view(labels.shape) for h in flat[1:]]
-    entropy = torch.stack([entropy_from_logits(h @ lm_head.T).mean() for h in flat])
-    return {"internal_log_prob": torch.stack(logps), "layer_entropy": entropy, "layer_entropy_change": entropy.diff()}

@@ -6,8 +6,6 @@ Checked against: the formula; no code of the authors was found. The least stay a
 """
 
 import math
-from collections.abc import Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -16,7 +14,8 @@ from torch import Tensor
 from rlent.math.entropy import entropy_from_logits
 from rlent.options import NonNegative, PositiveCount
 
-_FREE = 1e9  # tokens since a switch that has not been
+FREE = 1e9
+"""Tokens since the last switch, before there has been one."""
 
 
 def switched(
@@ -47,23 +46,10 @@ def switch_models(
     """
     n = len(small_logits)
     if memory is None:
-        memory = torch.cat((small_logits.new_full((n, window), torch.nan), small_logits.new_tensor([[0.0, _FREE]]).expand(n, 2)), 1)
+        memory = torch.cat((small_logits.new_full((n, window), torch.nan), small_logits.new_tensor([[0.0, FREE]]).expand(n, 2)), 1)
     large, stayed = memory[:, -2], memory[:, -1]
     logits = torch.where(large[:, None] > 0, large_logits.to(small_logits), small_logits)
     bits = entropy_from_logits(logits) / math.log(2)
     recent = torch.cat((memory[:, 1:-2], bits[:, None].to(memory)), 1)
     _, then, since = switched(recent, large, stayed, tau=tau, stay=stay)
     return {"logits": logits, "memory": torch.cat((recent, then[:, None], since[:, None]), 1), "large": large, "bits": bits}
-
-
-def schedule(entropy_bits: Sequence[float], *, window: int, tau: float, stay: int) -> dict[str, Any]:
-    """Rolling means and the model of each next token, from the entropies of whichever model was active."""
-    recent = torch.full((1, window), torch.nan, dtype=torch.float64)
-    large, stayed = torch.zeros(1, dtype=torch.float64), torch.full((1,), _FREE, dtype=torch.float64)
-    means, models = [], []
-    for bits in entropy_bits:
-        recent = torch.cat((recent[:, 1:], torch.tensor([[float(bits)]], dtype=torch.float64)), 1)
-        mean, large, stayed = switched(recent, large, stayed, tau=tau, stay=stay)
-        means.append(float(mean))
-        models.append("large" if large > 0 else "small")
-    return {"mean": means, "model": models}

@@ -17,7 +17,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rlent.math.masked import row_mean
 from rlent.options import NonNegative, Positive
 
 
@@ -80,21 +79,3 @@ def step_terms(
     bonus = torch.zeros_like(h)
     bonus[order[:-1]] = torch.where(follows, zeta * (-k_f * h[order[1:]]).exp(), 0.0)
     return raw / (raw.mean() + epsilon), bonus
-
-
-def of_steps(
-    base_advantages: Float[Tensor, "S T"],
-    mask: Bool[Tensor, "S T"],
-    entropy: Float[Tensor, "S T"],
-    trajectory: Int[Tensor, " S"],
-    step: Int[Tensor, " S"],
-    *,
-    k: float,
-    k_f: float,
-    zeta: float,
-    epsilon: float,
-) -> dict[str, Tensor]:
-    """The same where each row is a step of its own, as multi-turn agents store them: `adv` [S]. A step without tokens has entropy 0."""
-    scale, bonus = step_terms(row_mean(entropy, mask), trajectory, step, k=k, k_f=k_f, zeta=zeta, epsilon=epsilon)
-    credit = row_mean(base_advantages, mask) * scale + bonus
-    return {"adv": credit - credit.mean()}

@@ -1,7 +1,7 @@
 """ER-PRM: the value of a prefix as a soft maximum over its completions, instead of their mean.
 
 Paper: Entropy-Regularized Process Reward Model, arXiv:2412.11006.
-Seat:  reward (`prefix_value`, from the responses of a group that share a prefix); `step_labels` makes labels for a reward model.
+Seat:  reward (`prefix_value`, from the responses of a group that share a prefix).
 Checked against: the authors' `normalize_score` and `calculate_step_score`.
 """
 
@@ -20,13 +20,6 @@ def soft_value(share: Any, eta: float) -> Any:
         return share
     with np.errstate(divide="ignore"):
         return np.abs(np.logaddexp(np.log(1.0 - np.asarray(share)), np.log(share) + eta)) / abs(eta)
-
-
-def step_labels(completion_labels: Sequence[Sequence[float]], final_label: float, *, eta: float) -> dict[str, list[float]]:
-    """The label of each prefix, rounded to three decimals, and the outcome as the last one's."""
-    means = [sum(float(x) for x in labels) / len(labels) for labels in completion_labels]
-    exact = [float(soft_value(p, eta)) for p in means]
-    return {"mean_label": means, "step_score_unrounded": exact, "step_score": [*(round(x, 3) for x in exact), float(final_label)]}
 
 
 def prefix_value(

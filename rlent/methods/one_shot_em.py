@@ -4,14 +4,10 @@ Paper: One-shot Entropy Minimization, arXiv:2505.20282.
 Seats: probe (`tempered_entropy`), regularize (`tempered_entropy_itself`).
 Checked against: the authors' `train.py`.
 
-The released mask marks the columns of a left-padded batch that are not among the first n, n being the number of prompt tokens: it
-takes in the tail of shorter prompts, and is one column late for the rest. `aligned` marks the columns that predict generated tokens.
+The loss is over the tokens that were generated. The released mask takes in more; see `rlent/verify/released/one_shot_em.py`.
 """
 
-from typing import Literal
-
-import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from rlent.options import NonNegative, Positive
@@ -28,30 +24,3 @@ def tempered_entropy(
 def tempered_entropy_itself(tempered_entropy: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
     """Tempered entropy per token (nats), to be minimised."""
     return tempered_entropy
-
-
-def trained_columns(
-    sequences: Int[Tensor, "B L"], *, pad: int, prompt_width: int, mask: Literal["released", "aligned"]
-) -> Bool[Tensor, "B L"]:
-    """The columns of a left-padded batch whose logits enter the loss; a column's logits predict the next one."""
-    real = sequences != pad
-    if mask == "released":
-        prompt = real[:, :prompt_width].sum(1, keepdim=True)
-        return (torch.arange(sequences.shape[1]) >= prompt) & real
-    ahead = torch.zeros_like(real)
-    ahead[:, :-1] = real[:, 1:]
-    return ahead & (torch.arange(sequences.shape[1]) + 1 >= prompt_width)
-
-
-def released_loss(
-    sequences: Int[Tensor, "B L"], logits: Float[Tensor, "B L V"], *, temperature: float, epsilon: float, pad: int, prompt_width: int
-) -> dict[str, Tensor]:
-    """The loss of whole sequences, prompts and all, under both masks: sum over the mask / max(its size, 1)."""
-    ids = sequences.long()
-    flat = tempered_entropy(logits.flatten(0, 1), ids.flatten(), temperature=1.0, heat=temperature, epsilon=epsilon)
-    entropy = flat.view(ids.shape)
-    out = {"token_entropy": entropy}
-    for kind, loss in (("released", "loss"), ("aligned", "loss_aligned")):
-        mask = trained_columns(ids, pad=pad, prompt_width=prompt_width, mask=kind)  # type: ignore[arg-type]
-        out |= {kind: mask, loss: (entropy * mask).sum() / mask.sum().clamp(min=1)}
-    return out

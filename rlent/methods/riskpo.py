@@ -110,15 +110,6 @@ def moved(
     return q + rate * (level - (scores.double()[:, None] < q).double().mean(0))
 
 
-def tracked(bundle_scores: Sequence[Sequence[float]], *, rate: float, levels: Sequence[float]) -> dict[str, Tensor]:
-    """`q` [steps, levels]: the tracked quantiles after each step's scores."""
-    q, history = None, []
-    for scores in bundle_scores:
-        q = moved(q, torch.as_tensor(scores, dtype=torch.float64), rate, levels)
-        history.append(q)
-    return {"q": torch.stack(history)}
-
-
 class BundledRisk:
     """`bundle_risk` of bundles of `bundle_size` consecutive prompts (the last one may be short), against the quantiles of earlier steps."""
 

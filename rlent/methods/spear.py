@@ -7,7 +7,6 @@ Checked against: the authors' `TrajectoryBuffer` and their schedules.
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -19,19 +18,6 @@ from rlent.options import NonNegative, Positive
 def replay_weight(step: float | int, *, coef: float, rise: float) -> float:
     """coef (1 - cos(pi s / S)) / 2 until step S, then coef."""
     return coef if step > rise else coef * (1.0 - math.cos(math.pi * step / rise)) / 2.0
-
-
-def tool_reward(turns: float | int, step: float | int, *, fall: float) -> float:
-    """min(1, turns / 10), falling to 0 along half a cosine until step S'."""
-    return 0.0 if step > fall else min(1.0, 0.1 * turns) * (1.0 + math.cos(math.pi * step / fall)) / 2.0
-
-
-def schedules(step: Sequence[float], tool_turns: Sequence[float], *, coef: float, rise: float, fall: float) -> dict[str, list[Any]]:
-    """Both schedules over steps, the second also over numbers of tool calls."""
-    return {
-        "replay_weight": [replay_weight(float(s), coef=coef, rise=rise) for s in step],
-        "tool_reward": [[tool_reward(float(n), float(s), fall=fall) for n in tool_turns] for s in step],
-    }
 
 
 def replayed(

@@ -13,7 +13,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from rlent.math.entropy import listed_entropy, top_entropy
+from rlent.math.entropy import top_entropy
 from rlent.options import Count, PositiveCount
 
 
@@ -27,17 +27,6 @@ def step_entropy(entropies: Sequence[float], prefix_lengths: Sequence[int]) -> t
 def largest(values: Sequence[float], count: int) -> list[int]:
     """Places of the largest values, falling; the earlier on ties."""
     return sorted(range(len(values)), key=lambda i: -values[i])[:count]
-
-
-def positions(step_top_logprobs: Sequence[Any], *, prefix_lengths: Sequence[int], top_k: int, branch_steps: int) -> dict[str, Any]:
-    """Entropies of each step and the steps to branch at, from lists of the most likely tokens [step][token, k]."""
-    each = [step_entropy(listed_entropy(step, top_k), prefix_lengths) for step in step_top_logprobs]
-    return {
-        "prefix_entropy": [e[0] for e in each],
-        "step_entropy": [e[1] for e in each],
-        "best_prefix": [e[2] for e in each],
-        "branch_steps": largest([e[1] for e in each], branch_steps),
-    }
 
 
 def branch_main_chain(

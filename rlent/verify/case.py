@@ -110,7 +110,7 @@ class Case:
         target = self.inputs["labels"].long()
         streams = {
             "logp": logits.log_softmax(-1).gather(-1, target[..., None])[..., 0],
-            "entropy": entropy_from_logits(logits),
+            "entropy": entropy_from_logits(logits.flatten(0, 1)).view(target.shape),
         }
         for probe in self.recipe.plan.nodes["probe"]:
             streams[probe.name] = self.probed(probe, raw, batch)

@@ -220,17 +220,18 @@ def read(recipe: str, raw: Any, problems: list[str]) -> dict[str, Golden]:
     return found
 
 
-def goldens(config_dirs: Sequence[str] = ()) -> dict[str, Golden]:
-    """Every method that some card maps.
+def goldens(config_dirs: Sequence[str] = ()) -> dict[str, list[Golden]]:
+    """By method of the vectors, every card that maps it.
 
     Raises:
         RecipeError: naming everything that is wrong in the blocks of all cards.
     """
-    found: dict[str, Golden] = {}
+    found: dict[str, list[Golden]] = {}
     problems: list[str] = []
     for name, file in groups(config_dirs).get("recipe", {}).items():
         card = (yaml.safe_load(file.read_text()) or {}).get("card") or {}
-        found |= read(name, card.get("golden"), problems)
+        for method, golden in read(name, card.get("golden"), problems).items():
+            found.setdefault(method, []).append(golden)
     if problems:
         raise RecipeError(problems)
     return found

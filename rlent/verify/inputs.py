@@ -21,7 +21,9 @@ USUAL = {
 }
 """Streams of the names that mean the same in every file, where a block does not say otherwise."""
 
-WHOLE_NUMBERS = frozenset({"group", "bundle", "sample", "step", "trajectory", "turn", "first", "last"})
+WHOLE_NUMBERS = frozenset({"group", "bundle", "sample", "step", "trajectory", "turn", "first", "last", "length", "rows"})
+TRUTHS = frozenset({"grams_planning"})
+"""Streams that a file states as 0 and 1."""
 
 
 def streams_of(vector: Vector, block: Block) -> dict[str, Any]:
@@ -35,15 +37,15 @@ def streams_of(vector: Vector, block: Block) -> dict[str, Any]:
             value = _translated(value, rule.values, vector)
         for stream in rule.streams:
             out[stream] = [[bool(x) for x in row] for row in value] if stream == "same" else tensor(value)
-            if stream in WHOLE_NUMBERS and isinstance(out[stream], Tensor):
-                out[stream] = out[stream].long()
+            if isinstance(out[stream], Tensor) and stream in WHOLE_NUMBERS | TRUTHS:
+                out[stream] = out[stream].long() if stream in WHOLE_NUMBERS else out[stream].bool()
     if block.equal:
         fold = str.casefold if block.equal == "casefold" else str
         out["same"] = same([a and fold(a) for a in out["answer"]], out.pop("extra_pairs", None) or [])
     if block.at_start:
         table = out["logits"].log_softmax(-1)
         out["old_logp"] = table.gather(-1, out["labels"].long()[..., None])[..., 0]
-        out["old_entropy"] = entropy_from_logits(out["logits"])
+        out["old_entropy"] = entropy_from_logits(out["logits"].flatten(0, 1)).view(out["labels"].shape)
     if "gold" in out and "correct" not in out:
         out["correct"] = torch.tensor([bool(a) and a == g for a, g in zip(out["answer"], out["gold"], strict=True)])
     if "answer" in out:

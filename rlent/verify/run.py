@@ -45,7 +45,7 @@ def case_for(block: Block, kind: str) -> type[Case] | type[CallCase] | None:
     return KIND_CASES.get(block.as_ or kind)
 
 
-def check_file(file: Path, known: Mapping[str, Golden], config_dirs: Sequence[str] = ()) -> Check:
+def check_file(file: Path, known: Mapping[str, Sequence[Golden]], config_dirs: Sequence[str] = ()) -> Check:
     """Run one vector file; what goes wrong is a failure of the check."""
     vector = vectors.read(file)
     check = Check(vector.file, vector.method, vector.reference)
@@ -56,7 +56,8 @@ def check_file(file: Path, known: Mapping[str, Golden], config_dirs: Sequence[st
         elif vector.method not in known:
             check.failures.append(f"no card verifies '{vector.method}'{did_you_mean(vector.method, known)}")
         else:
-            _check_blocks(vector, known[vector.method], config_dirs, check)
+            for golden in known[vector.method]:
+                _check_blocks(vector, golden, config_dirs, check)
     except (RlentError, KeyError, ValueError, TypeError, RuntimeError, IndexError) as error:
         check.failures.append(f"{type(error).__name__}: {str(error).strip()}")
     if not check.compared and not check.failures:
@@ -85,6 +86,6 @@ def check_folder(folder: Path, only: Sequence[str] = (), config_dirs: Sequence[s
     """
     known = goldens(config_dirs)
     by_recipe: dict[str, list[str]] = {}
-    for method, golden in known.items():
+    for method, golden in ((m, g) for m, each in known.items() for g in each):
         by_recipe.setdefault(golden.recipe, []).append(method)
     return [check_file(f, known, config_dirs) for f in vectors.choose(folder, only, by_recipe)]

@@ -2,7 +2,8 @@ import math
 
 import pytest
 
-from rlent.methods.adaptive_think import average_entropy, steps, threshold
+from rlent.methods.adaptive_think import average_entropy, threshold
+from rlent.verify.released.adaptive_think import steps
 
 
 def test_the_threshold_is_a_share_of_the_largest_term():

@@ -16,9 +16,9 @@ from rlent.methods.ares import (
     entropy_score,
     huber,
     is_trigger,
-    top_entropy,
     window_counts,
 )
+from rlent.verify.released.ares import top_entropy
 
 OPTIONS = {
     "alpha": 0.5,

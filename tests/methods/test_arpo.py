@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from rlent.methods.arpo import branch_test, branch_value, turn_entropy
+from rlent.methods.arpo import branch_value, turn_entropy
+from rlent.verify.released.arpo import branch_test
 
 
 def test_the_entropy_of_a_turn_is_a_sum_over_its_first_tokens():

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from rlent.math.entropy import entropy_from_logits
-from rlent.methods.ead import schedule, switch_models
+from rlent.methods.ead import switch_models
+from rlent.verify.released.ead import schedule
 
 
 def test_the_large_model_writes_while_the_mean_of_the_last_entropies_is_high():

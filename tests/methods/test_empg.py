@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from rlent.methods.empg import modulated, of_steps, paragraphs
+from rlent.methods.empg import modulated, paragraphs
+from rlent.verify.released.empg import of_steps
 
 VECTORS = ("empg",)
 SET = {"k": 1.0, "k_f": 1.0, "zeta": 0.1, "epsilon": 1e-8}

@@ -7,9 +7,10 @@ from runs import rows, train
 
 from rlent.engine.native import NativeEngine
 from rlent.engine.rules import Measure
-from rlent.methods.ettrl_tree import budget, entropy_forks, fork_points
+from rlent.methods.ettrl_tree import entropy_forks, fork_points
 from rlent.policy.policy import Policy
 from rlent.types import Request, Rollouts
+from rlent.verify.released.ettrl_tree import budget
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from rlent.methods.er_prm import prefix_value, soft_value
-from rlent.methods.prime import accuracies, implicit_reward, leave_one_out, outcome_loss, prime_advantage, process_scores
+from rlent.methods.prime import implicit_reward, leave_one_out, prime_advantage, process_scores
+from rlent.verify.released.prime import accuracies, outcome_loss
 
 MASK = torch.tensor([[1, 1, 1], [1, 1, 0], [1, 1, 1], [1, 0, 0]]).bool()
 PRIME = {"beta": 0.05, "lam": 0.0, "use_truth": False, "norm": "batch_norm", "process": 5.0, "outcome": 5.0, "epsilon": 1e-8}

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from rlent.methods.riskpo import LEVELS, BundledRisk, bundle_risk, moved, tracked
+from rlent.methods.riskpo import LEVELS, BundledRisk, bundle_risk, moved
+from rlent.verify.released.riskpo import tracked
 
 VECTORS = ("riskpo", "riskpo_tracker")
 SET = {

@@ -6,10 +6,11 @@ import pytest
 import torch
 from runs import rows, train
 
-from rlent.methods.spear import replay_weight, replayed, tool_reward
+from rlent.methods.spear import replay_weight, replayed
 from rlent.sampling.buffer import TrajectoryBuffer
 from rlent.train.actor import Actor
 from rlent.types import Batch
+from rlent.verify.released.spear import tool_reward
 
 BUFFER = {"group_size": 2, "tolerance": 2, "size": 2, "by_std": False, "decay": -1.0, "epsilon": 1e-6}
 

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from rlent.methods.tool_light import largest, positions, step_entropy
+from rlent.methods.tool_light import largest, step_entropy
+from rlent.verify.released.tool_light import positions
 
 
 def test_the_entropy_of_a_step_is_its_largest_mean_over_a_beginning():

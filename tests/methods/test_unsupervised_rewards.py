@@ -8,9 +8,10 @@ import torch
 from runs import rows, train
 
 from rlent.methods.em_rl import own_likelihood
-from rlent.methods.one_shot_em import tempered_entropy, trained_columns
+from rlent.methods.one_shot_em import tempered_entropy
 from rlent.methods.pear import closing_tag, penalised, phase_reward
 from rlent.methods.rent import confidence
+from rlent.verify.released.one_shot_em import trained_columns
 
 ENTROPY = torch.tensor([[1.0, 3.0, 9.0], [0.5, 9.0, 9.0], [9.0, 9.0, 9.0]], dtype=torch.float64)
 MASK = torch.tensor([[1, 1, 0], [1, 0, 0], [0, 0, 0]]).bool()
