@@ -16,6 +16,7 @@ from rlent.methods.ares import (
     entropy_score,
     huber,
     is_trigger,
+    priced_divergence,
     window_counts,
 )
 from rlent.verify.released.ares import top_entropy
@@ -124,3 +125,12 @@ def test_easy_wrong_responses_with_much_entropy_pay_less_divergence():
     x, mask = torch.zeros(3, 2), torch.ones(3, 2).bool()
     found = kl(x, x, mask, torch.tensor([False, True, False]), torch.tensor([0, 0, 2]), torch.tensor([0.5, 0.5, 0.5]))["price"]
     assert found.tolist() == pytest.approx([0.67, 1.0, 1.0])
+
+
+def test_a_policy_pays_the_price_of_its_difficulty_for_leaving_the_reference():
+    logp = torch.tensor([[0.5], [0.5], [0.25]]).log().requires_grad_(True)
+    found = priced_divergence(logp, torch.tensor([[0.25], [0.25], [0.25]]).log(), torch.tensor([2.0, 1.0, 2.0]))
+    k3 = 0.5 - math.log(0.5) - 1  # r - ln r - 1, r = 0.25 / 0.5
+    assert found[:, 0].tolist() == pytest.approx([2 * k3, k3, 0.0])
+    found.sum().backward()
+    assert logp.grad[:, 0].tolist() == pytest.approx([1.0, 0.5, 0.0])  # price (1 - r): descent lowers what is above the reference

@@ -90,6 +90,18 @@ def test_each_response_is_compared_with_the_others():
     assert not leave_one_out(x, valid, torch.tensor([7, 8])).any()
 
 
+def test_a_better_trajectory_has_the_larger_advantage():
+    one, group = torch.zeros(2, 1, dtype=torch.float64), torch.zeros(2, dtype=torch.long)
+    mask, right = torch.ones(2, 1).bool(), torch.tensor([1, 0])
+    # the verdict against the other one's: 5 (2 x - 1) = 5 and -5; their unbiased variance is 50
+    found = prime_advantage(right, one, one, mask, group, **PRIME)
+    torch.testing.assert_close(found, torch.tensor([[0.5**0.5], [-(0.5**0.5)]], dtype=torch.float64))
+    # without verdicts the token that the reward model has moved up counts more: q = 1 and 0 on the first token, the last has no score
+    q = torch.tensor([[1.0, 0.0], [0.0, 0.0]], dtype=torch.float64)
+    scored = prime_advantage(right, q, 0 * q, torch.ones(2, 2).bool(), group, **PRIME | {"outcome": 0.0, "norm": "none"})
+    assert scored[0, 0] > scored[0, 1] > scored[1, 0]
+
+
 def test_credit_has_mean_zero_and_padding_and_order_change_nothing():
     rm, ref, right, group = random(4, 3, seed=3), random(4, 3, seed=4), torch.tensor([1, 0, 0, 1]), torch.tensor([0, 0, 1, 1])
     found = prime_advantage(right, rm, ref, MASK, group, **PRIME)
