@@ -29,9 +29,10 @@ What a block runs. Without any of these it is the recipe's objective or advantag
         node: control.aent                        a controller: called for each element of its inputs, from step `first_step` (1) on
         call: package.module.function             a function of the method; options and inputs become its arguments by name,
                                                   `each: input` calls it once for each element of that input
-        method: name                              with `node` or a class under `call`: this method is called for each element of the
-                                                  inputs (numbers, or mappings of arguments); `each` among `outputs` is the list of
-                                                  answers, and `state: {name_in_file: attribute}` what the object holds at the end
+        method: name                              with `node` or a class under `call`: this method (`state.follow`: of an object that
+                                                  it holds) is called for each element of the inputs (numbers, or mappings of
+                                                  arguments); `each` among `outputs` is the list of answers, and
+                                                  `state: {name_in_file: attribute}` what the object holds at the end
         adapter: package.module.Class             an `Adapter`, which puts the file's inputs into the shape that the mounted function
                                                   takes; with `node` it also makes the calls
         gradients: {name_in_file: {of: result, by: input}}   of `call`, or of the objective; perhaps `abs_sum: true` or a `column`

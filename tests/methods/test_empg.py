@@ -3,8 +3,7 @@ import math
 import pytest
 import torch
 
-from rlent.methods.empg import modulated, paragraphs
-from rlent.verify.released.empg import of_steps
+from rlent.methods.empg import modulated, paragraphs, step_terms
 
 VECTORS = ("empg",)
 SET = {"k": 1.0, "k_f": 1.0, "zeta": 0.1, "epsilon": 1e-8}
@@ -14,11 +13,9 @@ def t(*rows):
     return torch.tensor(rows, dtype=torch.float64)
 
 
-def test_agrees_with_the_reference_row_by_row_and_as_whole_trajectories(vector, agree):
+def test_agrees_with_the_reference_on_whole_trajectories(vector, agree):
     mask, base, entropy = vector["mask"], vector["base_advantages"], vector["entropy"]
     trajectory, step = vector["trajectory"].long(), vector["step"].long()
-    found = of_steps(base, mask, entropy, trajectory, step, **vector.config)["adv"]
-    agree(found[:, None] * mask, vector.out("advantages"))
     # the same steps put one after another into one row for each trajectory
     rows = [
         [(s, t) for s in (trajectory == i).nonzero()[:, 0].tolist() for t in mask[s].nonzero()[:, 0].tolist()] for i in trajectory.unique()
@@ -36,19 +33,18 @@ def test_agrees_with_the_reference_row_by_row_and_as_whole_trajectories(vector, 
 
 def test_the_formula_by_hand():
     # h = 0 and 1: g = 1 and e^-1 over their mean; the first step's next is at h = 1
-    found = of_steps(t([2.0], [2.0]), torch.ones(2, 1).bool(), t([0.5], [1.5]), torch.tensor([0, 0]), torch.tensor([0, 1]), **SET)["adv"]
+    found = modulated(t([2.0, 2.0]), t([0.5, 1.5]), torch.ones(1, 2).bool(), torch.tensor([[0, 1]]), **SET)["adv"]
     mean = (1 + math.exp(-1)) / 2
     raw = [2 / mean + 0.1 * math.exp(-1), 2 * math.exp(-1) / mean]
-    assert found.tolist() == pytest.approx([r - sum(raw) / 2 for r in raw], abs=1e-6)
+    assert found[0].tolist() == pytest.approx([r - sum(raw) / 2 for r in raw], abs=1e-6)
 
 
-def test_the_bonus_comes_from_the_next_step_of_the_same_trajectory_in_any_order_of_rows():
-    order = [2, 0, 3, 1]
-    trajectory, step = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 0, 1])
-    entropy, base, mask = t([0.1], [0.9], [0.4], [0.2]), t([1.0], [1.0], [-1.0], [-1.0]), torch.ones(4, 1).bool()
-    straight = of_steps(base, mask, entropy, trajectory, step, **SET)["adv"]
-    turned = of_steps(base[order], mask[order], entropy[order], trajectory[order], step[order], **SET)["adv"]
-    torch.testing.assert_close(turned, straight[order])
+def test_the_bonus_comes_from_the_next_step_of_the_same_trajectory_in_any_order():
+    trajectory, step = torch.tensor([1, 0, 1, 0]), torch.tensor([1, 0, 0, 1])
+    scale, bonus = step_terms(torch.tensor([0.0, 1.0, 1.0, 1.0]), trajectory, step, k=0.0, k_f=1.0, zeta=0.1, epsilon=0.0)
+    # h is 0 on the second step of trajectory 1 alone: what leads to it earns 0.1, what leads to h = 1 earns 0.1 / e
+    assert bonus.tolist() == pytest.approx([0.0, 0.1 * math.exp(-1), 0.1, 0.0])
+    assert scale.tolist() == [1.0] * 4
 
 
 def test_credit_has_mean_zero_over_steps_and_padding_has_none():

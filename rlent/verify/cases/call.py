@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Any, ClassVar
 
 import torch
@@ -79,11 +80,12 @@ def _follow(vector: Vector, block: Block, inputs: Mapping[str, Any], more: Mappi
         calls = calls or [{} for _ in items]
         for call, item in zip(calls, items, strict=True):
             call |= item if isinstance(item, Mapping) else {name: item}
-    answers = [getattr(made, str(block.method))(**call, **more) for call in calls]
+    method = attrgetter(str(block.method))(made)
+    answers = [method(**call, **more) for call in calls]
     expected = vector.outputs
     for name, key in block.outputs.items():
         if states(expected, name):
             check.compare_tree(name, answers if key == "each" else [a[key] for a in answers], stated(expected, name))
     for name, attribute in block.state.items():
         if name in expected:
-            check.compare_tree(name, getattr(made, attribute), expected[name])
+            check.compare_tree(name, attrgetter(attribute)(made), expected[name])

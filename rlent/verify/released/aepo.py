@@ -3,36 +3,10 @@
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from rlent.methods.aepo import heat, picked
+from rlent.methods.aepo import heat
 from rlent.recipe.mount import Node
 from rlent.verify.adapter import Adapter
-
-
-def mixed(
-    last_entropy: float,
-    adv: Float[Tensor, " N"],
-    extra_adv: Float[Tensor, " n"],
-    *,
-    target: float,
-    hot: float,
-    cold: float,
-    most: int,
-    threshold: float,
-) -> dict[str, Any]:
-    """The authors' batch: picked responses overwrite the first rows. The same choice as `with_tempered` makes."""
-    temperature = heat(last_entropy, target=target, hot=hot, cold=cold)
-    chosen = picked(extra_adv, threshold=threshold, most=most, portion=1.0 if temperature == hot else 0.5)
-    k = len(chosen)
-    return {
-        "temperature": temperature,
-        "n_replaced": k,
-        "source": ["extra"] * k + ["main"] * (len(adv) - k),
-        "row": [*chosen.tolist(), *range(k, len(adv))],
-        "advantage": torch.cat([torch.ones(k, dtype=adv.dtype), adv[k:]]),
-    }
 
 
 class Switch(Adapter):

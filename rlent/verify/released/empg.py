@@ -3,31 +3,9 @@
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor
 
-from rlent.math.masked import row_mean
-from rlent.methods.empg import step_terms
 from rlent.recipe.mount import Node
 from rlent.verify.adapter import Adapter
-
-
-def of_steps(
-    base_advantages: Float[Tensor, "S T"],
-    mask: Bool[Tensor, "S T"],
-    entropy: Float[Tensor, "S T"],
-    trajectory: Int[Tensor, " S"],
-    step: Int[Tensor, " S"],
-    *,
-    k: float,
-    k_f: float,
-    zeta: float,
-    epsilon: float,
-) -> dict[str, Tensor]:
-    """The same where each row is a step of its own, as multi-turn agents store them: `adv` [S]. A step without tokens has entropy 0."""
-    scale, bonus = step_terms(row_mean(entropy, mask), trajectory, step, k=k, k_f=k_f, zeta=zeta, epsilon=epsilon)
-    credit = row_mean(base_advantages, mask) * scale + bonus
-    return {"adv": credit - credit.mean()}
 
 
 class Trajectories(Adapter):

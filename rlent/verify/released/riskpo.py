@@ -1,22 +1,12 @@
 """RiskPO: tracked quantiles over steps."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from rlent.methods.riskpo import LEVELS, moved
+from rlent.methods.riskpo import LEVELS
+from rlent.recipe.mount import Node
 from rlent.verify.adapter import Adapter
-
-
-def tracked(bundle_scores: Sequence[Sequence[float]], *, rate: float, levels: Sequence[float]) -> dict[str, Tensor]:
-    """`q` [steps, levels]: the tracked quantiles after each step's scores."""
-    q, history = None, []
-    for scores in bundle_scores:
-        q = moved(q, torch.as_tensor(scores, dtype=torch.float64), rate, levels)
-        history.append(q)
-    return {"q": torch.stack(history)}
 
 
 class Bundles(Adapter):
@@ -32,3 +22,16 @@ class Bundles(Adapter):
             return {"advantage": {"q": None}}
         middle = (self.config["quantile_down"] + self.config["quantile_up"]) / 2
         return {"advantage": {"q": [down if level < middle else up for level in LEVELS]}}
+
+
+class OnePrompt(Adapter):
+    """A step's scores as the rewards of one prompt, which is a bundle by itself."""
+
+    def run(self, node: Node) -> dict[str, Any]:
+        history = []
+        for scores in self.inputs["bundle_scores"]:
+            reward = torch.as_tensor(scores, dtype=torch.float64)
+            group = torch.zeros(len(reward), dtype=torch.long)
+            node({"reward": reward, "group": group, "sample": torch.arange(len(reward))})
+            history.append(node.fn.q)  # type: ignore[attr-defined]
+        return {"q": torch.stack(history)}
