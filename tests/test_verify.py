@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from rlent.errors import RecipeError, UsageError
 from rlent.recipe.catalog import cards
 from rlent.system.paths import recipes_dir
 from rlent.verify import grammar, report, vectors
+from rlent.verify.cases.objective import gradient_of
 from rlent.verify.compare import Check
 from rlent.verify.grammar import Block, Golden, goldens
 from rlent.verify.run import check_file, check_folder
@@ -108,7 +110,6 @@ def test_the_other_sign_of_a_mounted_function_fails_its_vector(
     module, _, function = target.rpartition(".")
     __import__(module)
     right = getattr(sys.modules[module], function)
-    import functools
 
     @functools.wraps(right)
     def wrong(*streams: Any, **options: Any) -> Any:
@@ -232,6 +233,4 @@ def test_a_method_holds_only_what_some_recipe_reaches() -> None:
 
 
 def test_a_gradient_that_did_not_arrive_is_zero_and_not_an_error() -> None:
-    from rlent.verify.cases.objective import gradient_of
-
     assert gradient_of(torch.ones(2, requires_grad=True)).tolist() == [0.0, 0.0]

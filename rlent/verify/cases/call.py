@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from typing import Any, ClassVar
@@ -9,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from rlent.recipe.mount import locate, signature
+from rlent.recipe.mount import locate
 from rlent.verify.case import Case
 from rlent.verify.cases.objective import picked
 from rlent.verify.compare import Check, Through, stated, states
@@ -35,7 +36,7 @@ class CallCase:
         inputs |= {k: v.bool() for k, v in inputs.items() if k == "mask"}
         for rule in self.block.gradients.values():
             inputs[rule.by] = inputs[rule.by].clone().requires_grad_(True)
-        takes = signature(fn).parameters
+        takes = inspect.signature(fn).parameters
         mask = inputs.get("mask") if "mask" in takes else inputs.pop("mask", None)  # it only places what is one number for each response
         if "sample" in takes and "group" in inputs:
             inputs.setdefault("sample", place_in_group(inputs["group"]))

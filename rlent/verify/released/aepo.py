@@ -1,4 +1,4 @@
-"""AEPO: the batch in which picked tempered responses overwrite the first rows, as the authors' `fit` makes it."""
+"""AEPO: the batch in which picked tempered responses overwrite the first rows, as the authors' `fit` makes it, from what the recipe mounts."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""EMPG: credit where each row is a step of its own, as multi-turn agents store rollouts."""
+"""EMPG: vectors whose rows are steps, as multi-turn agents store rollouts, for the mounted shape."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""RiskPO: tracked quantiles over steps."""
+"""RiskPO: the bundles and tracked quantiles of a vector, for the mounted advantage."""
 
 from typing import Any
 
