@@ -79,7 +79,7 @@ def test_the_last_line_counts_what_the_recipe_mounts_metrics_and_calls_apart(eve
         f"{len(every)} of {len(every)} vectors pass: {by['recipe']} through the mounted recipe, 9 metrics, {by['call']} by `call:`"
     )
     by_file = {c.file: c.through for c in every}
-    assert (by_file["prime_1.json"], by_file["canon_schedule_1.json"], by_file["pass_at_k_1.json"]) == ("recipe", "call", "metric")
+    assert (by_file["prime_1.json"], by_file["spear_replay_1.json"], by_file["pass_at_k_1.json"]) == ("recipe", "call", "metric")
     assert {"file", "method", "reference", "error", "compared", "failures", "passed", "through"} == set(
         json.loads(report.as_json(every))[0]
     )

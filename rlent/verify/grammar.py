@@ -27,8 +27,7 @@ What a block runs. Without any of these it is the recipe's objective or advantag
         node: reward.rent                         one reward: `outputs` names `reward`, `token_reward`, `adv`, what the function returns
                                                   (`value`), or a number of the step (`metric:vote/ratio`)
         node: control.aent                        a controller: called for each element of its inputs, from step `first_step` (1) on
-        call: package.module.function             a function of the method; options and inputs become its arguments by name,
-                                                  `each: input` calls it once for each element of that input
+        call: package.module.function             a function by its path; options and inputs become its arguments by name
         method: name                              with `node` or a class under `call`: this method (`state.follow`: of an object that
                                                   it holds) is called for each element of the inputs (numbers, or mappings of
                                                   arguments); `each` among `outputs` is the list of answers, and
@@ -147,7 +146,6 @@ class Block(_Rule):
     call: str | None = None
     method: str | None = None
     adapter: str | None = None
-    each: str | None = None
     state: dict[str, str] = Field(default_factory=dict)
     gradients: dict[str, GradientRule] = Field(default_factory=dict)
     first_step: int = 1
@@ -174,7 +172,6 @@ class Block(_Rule):
             f"node: there is no seat '{seat}' ({', '.join(SEATS)})": bool(self.node) and seat not in SEATS,
             "method needs node or call": bool(self.method) and not (self.node or self.call),
             "state needs method": bool(self.state) and not self.method,
-            "each needs call": bool(self.each) and not self.call,
             "first_step is read by a controller alone": self.first_step != 1 and seat != "control",
         }
         if any(wrong.values()):

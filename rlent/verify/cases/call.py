@@ -40,13 +40,7 @@ class CallCase:
         mask = inputs.get("mask") if "mask" in takes else inputs.pop("mask", None)  # it only places what is one number for each response
         if "sample" in takes and "group" in inputs:
             inputs.setdefault("sample", place_in_group(inputs["group"]))
-        if self.block.each:
-            each = self.block.each
-            found = [fn(**{**inputs, each: x.item()}, **self.arguments) for x in inputs[each]]
-            found = [f if isinstance(f, Mapping) else {"value": f} for f in found]
-            answer: Mapping[str, Any] = {k: torch.tensor([f[k] for f in found], dtype=torch.float64) for k in found[0]}
-        else:
-            answer = fn(**inputs, **self.arguments)
+        answer: Mapping[str, Any] = fn(**inputs, **self.arguments)
         for name, key in self.block.outputs.items():
             if states(expected, name):
                 value = answer[key]

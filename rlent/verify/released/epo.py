@@ -103,3 +103,12 @@ class LastStep(Adapter):
         phases = {"epoch_weight": found["phase"][0]} if self.config["enable_smooth_weights"] else {}
         size = int(self.config["max_env_steps"])
         return {**phases, **({"history_mean": found["level"]} if len(entropy) == size else {})}
+
+
+class Phases(Adapter):
+    """The shape at each epoch of the file, on one response of one token. A step of training counts as an epoch, and steps begin at 1."""
+
+    def run(self, node: Node) -> dict[str, Any]:
+        one = torch.ones(1, 1, dtype=torch.float64)
+        row = {"old_entropy": one, "mask": one.bool(), "turn": torch.zeros(1, dtype=torch.long)}
+        return {"weight": torch.stack([node({**row, "step": int(epoch) + 1})["phase"][0] for epoch in self.inputs["epoch"]])}
