@@ -17,13 +17,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from rlent.engine.base import Done, Weights, check_requests
-from rlent.engine.decode import Decoder, LeanDecoder
 from rlent.engine.rules import Rule, follow
 from rlent.engine.warp import draw, entropy_of, warp
 from rlent.errors import EngineError, NonFinite
 from rlent.math import noise
 from rlent.options import PositiveCount
-from rlent.policy.cpu.products import ROWS
+from rlent.policy import cpu
+from rlent.policy.decode import Decoder
+from rlent.policy.forward import position_limit, text_config
 from rlent.types import Request, Rollouts
 
 _NOISE_BLOCK = 64  # positions for which draws are hashed at once
@@ -56,9 +57,8 @@ class NativeEngine:
         self.lean = lean
         self.version = -1
         self._whole: Any = contextlib.nullcontext  # of a model split over ranks: gathers it
-        text = model.config.get_text_config()  # type: ignore[operator, union-attr]
-        self.vocab: int = text.vocab_size
-        self.limit: int | None = getattr(text, "max_position_embeddings", None)
+        self.vocab: int = text_config(model).vocab_size
+        self.limit = position_limit(model.config)
 
     @staticmethod
     def departs() -> str | None:
@@ -114,9 +114,9 @@ class NativeEngine:
     def _decoder(self, model: nn.Module) -> Decoder:
         if self.lean is False:
             return Decoder(model, self.pad_id)
-        obstacle = LeanDecoder.obstacle(model)
+        obstacle = cpu.LeanDecoder.obstacle(model)
         if obstacle is None:
-            return LeanDecoder(model, self.pad_id)
+            return cpu.LeanDecoder(model, self.pad_id)
         if self.lean:
             raise EngineError(f"engine.lean is true, but this model cannot use the lean decoder: {obstacle}; leave engine.lean null")
         return Decoder(model, self.pad_id)
@@ -313,10 +313,10 @@ class _Wave:
 
 
 def _kept(going: Bool[Tensor, " n"]) -> Int[Tensor, " m"]:
-    """The rows that go on, and of a large batch as many finished ones as make a multiple of `ROWS`, so that few sizes occur."""
+    """The rows that go on, and of a large batch as many finished ones as make a multiple of `cpu.ROWS`, so that few sizes occur."""
     keep = going.nonzero().squeeze(1)
-    spare = -len(keep) % ROWS
-    if len(keep) < ROWS or len(keep) + spare >= len(going):
+    spare = -len(keep) % cpu.ROWS
+    if len(keep) < cpu.ROWS or len(keep) + spare >= len(going):
         return keep
     return torch.cat((keep, (~going).nonzero().squeeze(1)[:spare])).sort().values
 

@@ -80,7 +80,9 @@ class Layout:
 
 
 class Forward(Protocol):
-    """Runs the model on a layout."""
+    """Runs the model on a layout. `packs`: it costs the layout's tokens, a shared prompt once, and not rows times the longest."""
+
+    packs: bool
 
     def __call__(self, layout: Layout, layers: Sequence[int] = ()) -> dict[str, Float[Tensor, "n D"]]:
         """`hidden`, the final hidden state that predicts each response token, and `hidden_<k>` for each k in `layers`:
@@ -90,6 +92,8 @@ class Forward(Protocol):
 
 class GeneralForward:
     """Through the model's own body, whatever it is."""
+
+    packs = False
 
     def __init__(self, model: Any) -> None:
         self.body: Any = model.get_decoder()
@@ -128,3 +132,15 @@ def text_config(model: nn.Module) -> Any:
     """The configuration of the language model, also of a model that does more."""
     config: Any = model.config
     return config.get_text_config()
+
+
+def position_limit(config: Any) -> int | None:
+    """The most tokens of a row, from a model's configuration; None: no limit."""
+    limit: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return limit
+
+
+def attends_fully(config: Any) -> bool:
+    """Whether each layer of a language model attends to all earlier tokens, and to no window of them."""
+    kinds = getattr(config, "layer_types", None) or ()
+    return getattr(config, "sliding_window", None) is None and all(kind == "full_attention" for kind in kinds)

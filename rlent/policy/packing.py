@@ -24,7 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from rlent.policy.forward import GeneralForward, Layout, text_config
+from rlent.policy.forward import GeneralForward, Layout, attends_fully, text_config
 
 NAME = "rlent_packed"
 """The attention's name in transformers' interface. A config with this name still attends as `sdpa` where nothing is packed."""
@@ -229,14 +229,15 @@ def obstacle(model: Any) -> str | None:
     config: Any = text_config(model)
     if config._attn_implementation not in ("sdpa", NAME):
         return f"its attention is {config._attn_implementation}"
-    kinds = getattr(config, "layer_types", None) or ()
-    if getattr(config, "sliding_window", None) is not None or any(kind != "full_attention" for kind in kinds):
+    if not attends_fully(config):
         return "it has layers without full attention"
     return None
 
 
 class PackedForward(GeneralForward):
     """Through the model's own modules, packed; the interface is `rlent.policy.forward.Forward`."""
+
+    packs = True
 
     def __init__(self, model: Any, way: str = "rows") -> None:
         super().__init__(model)

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
 from rlent.errors import ModelError, UsageError
@@ -99,8 +100,19 @@ def shard(model: Any, how: Sharding) -> Root:
     return root
 
 
+def is_split(tensor: Tensor) -> bool:
+    """Whether ranks hold a part of it each."""
+    return isinstance(tensor, DTensor)
+
+
+def full_tensor(tensor: Tensor) -> Tensor:
+    """A tensor with the parts that other ranks hold; of a split one all ranks must ask together."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
 def _layers(model: Any) -> list[nn.Module]:
-    found = getattr(model.get_decoder(), "layers", None) or getattr(model.get_decoder(), "h", None)
+    body = model.get_decoder()
+    found = getattr(body, "layers", None) or getattr(body, "h", None)
     if not found:
         raise ModelError(
             f"{type(model).__name__} has no list of layers (`layers` or `h`) in its decoder, by which it could be split over ranks"

@@ -12,10 +12,11 @@ import transformers
 
 from rlent.engine import auto
 from rlent.engine.base import Engine
-from rlent.engine.decode import Decoder, LeanDecoder
 from rlent.engine.native import NativeEngine
 from rlent.errors import EngineError, ModelError, NonFinite
 from rlent.math import noise
+from rlent.policy.cpu import LeanDecoder
+from rlent.policy.decode import Decoder
 from rlent.types import Request
 
 V, STOP = 24, 2
