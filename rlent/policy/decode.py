@@ -70,4 +70,4 @@ class Decoder:
         extra = {**self._last_only, **({"position_ids": positions} if self._positions else {})}
         out = self.model(input_ids=ids, attention_mask=self._seen, past_key_values=self._cache, use_cache=True, **extra)
         self._columns += ids.shape[1]
-        return out.logits[:, -1]  # type: ignore[no-any-return]
+        return out.logits[:, -1]

@@ -131,14 +131,14 @@ class Packed:
         own = torch.cat((self.starts, self.begins[rows]))[segment]
         keys = torch.where(offset < before, begin + offset, own + offset - before)
         zero = torch.zeros(1, dtype=torch.long)
-        bounds = [torch.cat((zero, x.cumsum(0))).to(torch.int32) for x in (queries, seen)]
-        return keys, *bounds, int(queries.max()), int(seen.max())
+        ends_q, ends_k = (torch.cat((zero, x.cumsum(0))).to(torch.int32) for x in (queries, seen))
+        return keys, ends_q, ends_k, int(queries.max()), int(seen.max())
 
 
 def _sent(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
     """Whole numbers on a device, sent at once."""
     flat = torch.cat([t.long() for t in tensors]).to(device)
-    return [part.to(t.dtype) for part, t in zip(flat.split([t.numel() for t in tensors]), tensors, strict=True)]
+    return [part.to(t.dtype) for part, t in zip(torch.split(flat, [t.numel() for t in tensors]), tensors, strict=True)]
 
 
 def buckets(lengths: Sequence[int]) -> list[list[int]]:
@@ -163,8 +163,8 @@ def attend_rows(q: Float[Tensor, "M H d"], k: Float[Tensor, "M K d"], v: Float[T
     heads, shared = q.shape[1], q.shape[1] != k.shape[1]
     found, at = [], 0
     for rows, width in packed.padded.buckets:
-        own = [t[at : at + rows * width].view(rows, width, -1, t.shape[-1]).transpose(1, 2) for t in places]
-        mixed = scaled_dot_product_attention(*own, is_causal=True, scale=scale, enable_gqa=shared)
+        qs, ks, vs = (t[at : at + rows * width].view(rows, width, -1, t.shape[-1]).transpose(1, 2) for t in places)
+        mixed = scaled_dot_product_attention(qs, ks, vs, is_causal=True, scale=scale, enable_gqa=shared)
         found.append(mixed.transpose(1, 2).reshape(rows * width, heads * v.shape[-1]))
         at += rows * width
     return found[0] if len(found) == 1 else torch.cat(found)
@@ -206,7 +206,8 @@ def _varlen() -> Callable[..., Tensor]:
                 options["enable_gqa"] = True
             else:
                 k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], 1) for t in (k, v))
-        return varlen_attn(q, k, v, ends_q, ends_k, longest_q, longest_k, **options)
+        mixed: Any = varlen_attn(q, k, v, ends_q, ends_k, longest_q, longest_k, **options)
+        return mixed
 
     return own
 

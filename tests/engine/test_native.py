@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from rlent.engine import auto
-from rlent.engine.base import Engine
+from rlent.engine.base import Engine, Weights
 from rlent.engine.native import NativeEngine
 from rlent.errors import EngineError, ModelError, NonFinite
 from rlent.math import noise
@@ -417,7 +417,7 @@ def test_long_responses_grow_the_cache_and_the_noise():
 
 
 def test_load_records_the_version_and_refuses_another_module():
-    class Policy:
+    class Policy(Weights):
         def __init__(self, model):
             self.model = model
 

@@ -150,7 +150,7 @@ class LeanDecoder(Decoder):
             mixed = torch.bmm(share, values[:, :filled]).view(n, -1)
             x = products.out(mixed, x)
             x = products.mlp(layer.post_attention_layernorm(x), x)
-        return self.model.lm_head(body.norm(x))  # type: ignore[no-any-return]
+        return self.model.lm_head(body.norm(x))
 
     def _bias_for(self, filled: int) -> Tensor | None:
         if self._bias is None:
