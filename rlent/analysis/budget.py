@@ -21,7 +21,7 @@ import numpy as np
 
 from rlent.errors import DataError, UsageError, did_you_mean
 from rlent.math.attribution import DIVISIONS, OTHER, add
-from rlent.track.record import read_metrics, read_rows
+from rlent.track.record import read_metrics, read_rows, series
 from rlent.train.ledger import TERMS
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def account(folder: Path, *, by: Sequence[str] = (), first: int | None = None, l
 
 def _rows(folder: Path, first: int | None, last: int | None) -> list[dict[str, Any]]:
     """The entries of `budget.jsonl` from step `first` to step `last`."""
-    rows = read_rows(folder / "budget.jsonl")
+    rows: list[Any] = [*read_rows(folder / "budget.jsonl")]
     if not rows:
         raise DataError(f"{folder} has no account of its entropy (budget.jsonl); train with track.ledger.rows above 0 to have one")
     rows = [r for r in rows if (first is None or r["step"] >= first) and (last is None or r["step"] <= last)]
@@ -159,11 +159,11 @@ def _parts(rows: Sequence[Mapping[str, Any]], way: str, slope: Mapping[str, floa
 
 def _entropy(folder: Path, steps: Sequence[int]) -> tuple[tuple[float, float] | None, int]:
     """entropy/mean before the first step and after the last whose next step was logged, and how many of the steps that is."""
-    found = {r["step"]: r["entropy/mean"] for r in read_metrics(folder) if r.get("entropy/mean") is not None}
+    found = dict(zip(*series(read_metrics(folder)), strict=True))
     after = [i for i, step in enumerate(steps) if step + 1 in found]
     if steps[0] not in found or not after:
         return None, 0
-    return (float(found[steps[0]]), float(found[steps[after[-1]] + 1])), after[-1] + 1
+    return (found[steps[0]], found[steps[after[-1]] + 1]), after[-1] + 1
 
 
 def main(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 
 from rlent.engine.base import Engine
 from rlent.engine.native import NativeEngine
 from rlent.options import PositiveCount
+from rlent.policy.forward import Model
 
 VLLM = "rlent.engine.vllm"
 
@@ -32,13 +32,13 @@ class AutoEngine:
 
     def __init__(
         self,
-        model: Any,
+        model: Model,
         pad_id: int,
         ruled: bool = False,
-        others: Mapping[str, Any] | None = None,
+        others: Mapping[str, Model] | None = None,
         *,
         max_batch_tokens: PositiveCount = 262_144,
-        dtype: Any = None,
+        dtype: str | None = None,
     ) -> None:
         self.name, self.reason = choice()
         engine: Engine

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
 from rlent.engine.rules import Rule
 from rlent.errors import EngineError, ModelError
+from rlent.policy.forward import Model
 from rlent.types import Batch, Request, Rollouts
 
 Done = Callable[[Sequence[int], Sequence[Sequence[int]]], None]
@@ -20,7 +21,7 @@ Done = Callable[[Sequence[int], Sequence[Sequence[int]]], None]
 class Weights(Protocol):
     """What `Engine.load` needs of a policy. A class that builds on this one has whole weights, unless its `whole` gathers them."""
 
-    model: Any
+    model: Model
 
     def named_weights(self) -> Iterable[tuple[str, Tensor]]:
         """Every parameter by its Hugging Face name, gathered whole, one at a time."""

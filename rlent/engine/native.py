@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from rlent.engine.base import Done, Weights, blank, budgets, check_requests
 from rlent.engine.rules import Rule, follow
@@ -24,7 +24,7 @@ from rlent.math import noise
 from rlent.options import PositiveCount
 from rlent.policy import cpu
 from rlent.policy.decode import Decoder
-from rlent.policy.forward import position_limit, text_config
+from rlent.policy.forward import Model, position_limit, text_config
 from rlent.types import Request, Rollouts
 
 _NOISE_BLOCK = 64  # positions for which draws are hashed at once
@@ -42,15 +42,15 @@ class NativeEngine:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Model,
         pad_id: int,
         ruled: bool = True,
-        others: Mapping[str, nn.Module] | None = None,
+        others: Mapping[str, Model] | None = None,
         *,
         max_batch_tokens: PositiveCount = 262_144,
         lean: bool | None = None,
     ) -> None:
-        self.model: Any = model
+        self.model = model
         self.pad_id = pad_id
         self.others = dict(others or {})
         self.max_batch_tokens = max_batch_tokens
@@ -108,7 +108,7 @@ class NativeEngine:
         results.seconds = time.perf_counter() - began
         return results
 
-    def _decoder(self, model: nn.Module) -> Decoder:
+    def _decoder(self, model: Model) -> Decoder:
         if self.lean is False:
             return Decoder(model, self.pad_id)
         obstacle = cpu.LeanDecoder.obstacle(model)
@@ -120,7 +120,7 @@ class NativeEngine:
 
 
 @contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def _evaluating(model: Model) -> Iterator[None]:
     """Eval mode inside; every submodule's own mode is put back."""
     training = [m for m in model.modules() if m.training]
     try:

@@ -28,7 +28,7 @@ from rlent.engine.rules import Rule
 from rlent.errors import EngineError, NonFinite, UsageError
 from rlent.math import noise
 from rlent.options import Count, PositiveCount, Share
-from rlent.policy.forward import position_limit, text_config
+from rlent.policy.forward import Model, position_limit, text_config
 from rlent.policy.load import DTYPES
 from rlent.types import Batch, Request, Rollouts
 
@@ -64,10 +64,10 @@ class VllmEngine:
 
     def __init__(
         self,
-        model: Any,
+        model: Model,
         pad_id: int,
         ruled: bool = False,
-        others: Mapping[str, Any] | None = None,
+        others: Mapping[str, Model] | None = None,
         *,
         memory: Share = 0.45,
         cpu_cache: PositiveCount = 1,
@@ -350,7 +350,7 @@ def _memory_of_its_own(group: Any) -> Iterator[None]:
                 os.unlink(left)
 
 
-def _why(error: Exception, model: Any, gpu: bool) -> str:
+def _why(error: Exception, model: Model, gpu: bool) -> str:
     """Why vLLM did not start, and what to do."""
     reason = " ".join(str(error).split())[:400] or type(error).__name__
     low = reason.lower()

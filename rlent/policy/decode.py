@@ -12,13 +12,15 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
+
+from rlent.policy.forward import Model
 
 
 class Decoder:
     """Decodes through `model.forward` with a cache. Use: `start`, then `step` and `select` in any order."""
 
-    def __init__(self, model: nn.Module, pad_id: int) -> None:
+    def __init__(self, model: Model, pad_id: int) -> None:
         self.model: Any = model
         self.pad_id = pad_id
         self.device = next(model.parameters()).device

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rlent.errors import CheckpointError, ModelError
-from rlent.policy.forward import position_limit
+from rlent.policy.forward import Model, position_limit
 from rlent.policy.shard import Sharding
 from rlent.system.write import atomic
 
@@ -38,7 +38,7 @@ class ModelSpec:
     sharding: Sharding | None = None
 
 
-def load_model(spec: ModelSpec) -> tuple[Any, Any]:
+def load_model(spec: ModelSpec) -> tuple[Model, Any]:
     """The model on its device, and its tokenizer.
 
     Raises:
@@ -78,7 +78,7 @@ def load_tokenizer(path: str | Path, *, revision: str | None = None, trust_remot
         raise ModelError(_why(path, place, error)) from error
 
 
-def write_model(model: Any, tokenizer: Any, folder: str | Path, weights: Mapping[str, Tensor] | None = None) -> Path:
+def write_model(model: Model, tokenizer: Any, folder: str | Path, weights: Mapping[str, Tensor] | None = None) -> Path:
     """Write a model as safetensors with its tokenizer (None: without), whole or not at all; `weights` stand in for the model's own.
 
     Raises:

@@ -24,7 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from rlent.policy.forward import GeneralForward, Layout, attends_fully, text_config
+from rlent.policy.forward import Forward, GeneralForward, Layout, Model, attends_fully, text_config
 
 NAME = "rlent_packed"
 """The attention's name in transformers' interface. A config with this name still attends as `sdpa` where nothing is packed."""
@@ -225,9 +225,9 @@ def chosen(way: str, device: torch.device, dtype: torch.dtype) -> str:
     return "varlen"
 
 
-def obstacle(model: Any) -> str | None:
+def obstacle(model: Model) -> str | None:
     """Why a model cannot be packed, before it is tried, or None."""
-    config: Any = text_config(model)
+    config = text_config(model)
     if config._attn_implementation not in ("sdpa", NAME):
         return f"its attention is {config._attn_implementation}"
     if not attends_fully(config):
@@ -240,7 +240,7 @@ class PackedForward(GeneralForward):
 
     packs = True
 
-    def __init__(self, model: Any, way: str = "rows") -> None:
+    def __init__(self, model: Model, way: str = "rows") -> None:
         super().__init__(model)
         self.way = way
         _register()
@@ -305,7 +305,7 @@ def apart(a: Tensor, b: Tensor) -> float:
 
 
 @torch.no_grad()
-def difference(one: Any, other: Any, vocab: int) -> float:
+def difference(one: Forward, other: Forward, vocab: int) -> float:
     """How far two forwards of a model are apart on two rows of one prompt, as a share of the largest hidden state."""
     layout = two_rows(vocab)
     return apart(one(layout)["hidden"], other(layout)["hidden"])

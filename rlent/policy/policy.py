@@ -16,7 +16,7 @@ from torch import Tensor
 from rlent.errors import CheckpointError, ModelError
 from rlent.math.entropy import reduction_dtype
 from rlent.policy import cpu
-from rlent.policy.forward import Forward, Layout, position_limit, text_config
+from rlent.policy.forward import Forward, Layout, Model, position_limit, text_config
 from rlent.policy.head import token_statistics
 from rlent.policy.load import ModelSpec, load_model, write_model
 from rlent.policy.optim import Update
@@ -35,7 +35,7 @@ class Policy:
 
     def __init__(
         self,
-        model: Any,
+        model: Model,
         tokenizer: Any = None,
         *,
         optim: Mapping[str, Any] | None = None,

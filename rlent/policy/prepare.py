@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from rlent.errors import ModelError
-from rlent.policy.forward import Forward, GeneralForward, Layout, text_config
+from rlent.policy.forward import Forward, GeneralForward, Layout, Model, text_config
 from rlent.policy.packing import WAYS, PackedForward, apart, chosen, difference, obstacle, two_rows
 from rlent.policy.shard import compile_layers
 
 
-def no_dropout(model: Any) -> None:
+def no_dropout(model: Model) -> None:
     """Set every dropout of a model to 0."""
     for config in {id(c): c for c in (model.config, text_config(model))}.values():
         _zero(config, ("dropout", "_pdrop", "_dropout_prob"))
@@ -24,14 +24,14 @@ def no_dropout(model: Any) -> None:
         _zero(module, ("dropout",))
 
 
-def _zero(owner: Any, endings: tuple[str, ...]) -> None:
+def _zero(owner: object, endings: tuple[str, ...]) -> None:
     """Set the numbers of an object whose names end so to 0."""
     for name, value in vars(owner).copy().items():
         if name.endswith(endings) and isinstance(value, float) and value:
             setattr(owner, name, 0.0)
 
 
-def general_forward(model: Any, packing: str, compute: torch.dtype) -> Forward:
+def general_forward(model: Model, packing: str, compute: torch.dtype) -> Forward:
     """The packed forward if it gives what the padded one gives when products are in `compute`, else the padded one.
 
     Raises:
@@ -62,7 +62,7 @@ def general_forward(model: Any, packing: str, compute: torch.dtype) -> Forward:
 
 
 @torch.no_grad()
-def compile_checked(model: Any, forward: Forward, compute: torch.dtype) -> None:
+def compile_checked(model: Model, forward: Forward, compute: torch.dtype) -> None:
     """Compile a model's layers, and compare hidden states before and after on two rows.
 
     Raises:
@@ -87,7 +87,7 @@ def compile_checked(model: Any, forward: Forward, compute: torch.dtype) -> None:
 
 
 @torch.no_grad()
-def check_head(model: Any, forward: Forward, softcap: float | None) -> None:
+def check_head(model: Model, forward: Forward, softcap: float | None) -> None:
     """Compare the policy's logits of two tokens with the model's own.
 
     Raises:

@@ -23,6 +23,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
 from rlent.errors import ModelError, UsageError
+from rlent.policy.forward import Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class Sharding:
 class Root(nn.Module):
     """Gathers what belongs to no layer (embedding, last norm, head) for as long as some work takes."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Model) -> None:
         super().__init__()
         self.model = model
 
@@ -49,7 +50,7 @@ class Root(nn.Module):
         return work()
 
 
-def recompute_layers(model: Any) -> None:
+def recompute_layers(model: Model) -> None:
     """Keep only each layer's input for the backward pass and compute the rest again (activation checkpointing).
 
     `forward` is replaced and not wrapped in a module, so that parameters keep their names.
@@ -58,7 +59,7 @@ def recompute_layers(model: Any) -> None:
         layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
 
 
-def compile_layers(model: Any) -> None:
+def compile_layers(model: Model) -> None:
     """Compile each layer's norms and MLP, for rows of any number; the attention stays as it is, since packed rows go through it.
 
     A module compiles itself: parameters keep their names.
@@ -69,7 +70,7 @@ def compile_layers(model: Any) -> None:
                 part.compile(dynamic=True)
 
 
-def shard(model: Any, how: Sharding) -> Root:
+def shard(model: Model, how: Sharding) -> Root:
     """Split a model over all ranks, in place.
 
     Raises:
@@ -110,7 +111,7 @@ def full_tensor(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def _layers(model: Any) -> list[nn.Module]:
+def _layers(model: Model) -> list[nn.Module]:
     body = model.get_decoder()
     found = getattr(body, "layers", None) or getattr(body, "h", None)
     if not found:

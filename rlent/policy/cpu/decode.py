@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from rlent.policy.cpu.fits import Checks, causal, hooked, obstacle
 from rlent.policy.cpu.products import linear, linear_add
 from rlent.policy.decode import Decoder
+from rlent.policy.forward import Model
 
 TYPES = ("qwen2", "qwen3", "llama")
 _ROOM = 128  # columns a cache has free at first
@@ -52,7 +53,7 @@ def _is_plain(module: Any) -> bool:
     return type(module) is nn.Linear and not hooked(module)
 
 
-def _bypassed(model: Any) -> list[Any]:
+def _bypassed(model: Model) -> list[Any]:
     """The modules whose forward is not called."""
     return [model, model.model, *model.model.layers, *(layer.self_attn for layer in model.model.layers)]
 
@@ -79,7 +80,7 @@ class LeanDecoder(Decoder):
     key head are the rows of one small matrix, so nothing is repeated.
     """
 
-    def __init__(self, model: nn.Module, pad_id: int) -> None:
+    def __init__(self, model: Model, pad_id: int) -> None:
         super().__init__(model, pad_id)
         self._layers: list[Any] = list(self.model.model.layers)
         self._parts = [_LayerProducts(layer) for layer in self._layers]
@@ -90,7 +91,7 @@ class LeanDecoder(Decoder):
         self._room = _ROOM
 
     @staticmethod
-    def obstacle(model: Any) -> str | None:
+    def obstacle(model: Model) -> str | None:
         """Why `model` needs the general decoder, or None."""
         return obstacle(model, _CHECKS)
 

@@ -25,7 +25,7 @@ from torch.autograd.function import once_differentiable
 from rlent.policy.cpu.fits import Checks, causal, hooked, obstacle
 from rlent.policy.cpu.products import ROWS, linear, linear_add, outer, times, times_add
 from rlent.policy.cpu.short import Short, attend_short, fits
-from rlent.policy.forward import Layout, attends_fully
+from rlent.policy.forward import Layout, Model, attends_fully
 from rlent.policy.packing import NAME, Packed, attend_rows
 
 TYPES = ("llama", "mistral", "qwen2")
@@ -52,12 +52,12 @@ class LeanForward:
 
     packs = True
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Model) -> None:
         self.body: Any = model.model
         self.head_dim: int = self.body.layers[0].self_attn.head_dim
 
     @staticmethod
-    def obstacle(model: Any) -> str | None:
+    def obstacle(model: Model) -> str | None:
         """Why a model needs the general forward, or None."""
         return obstacle(model, _CHECKS)
 
