@@ -8,7 +8,6 @@ forward and one backward for the gradient of both the log-probability and the en
 
     materialised   logits = hidden @ weight.T, log_softmax, gather, entropy from the same log-probabilities, backward
     chunked        `token_statistics` and backward (the logits are made twice)
-    one_pass       `token_statistics_backward` (upstream gradients known beforehand)
 
 Memory is the peak resident size of the process, less the weight's gradient, above its size when hidden states, weights
 and upstream gradients are there and a small run has loaded the libraries. Needs Linux.
@@ -28,10 +27,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlent.policy.head import token_statistics, token_statistics_backward
+from rlent.policy.head import token_statistics
 
-WAYS = ("materialised", "chunked", "one_pass")
-MEMORY_SHARE, TIME_CHUNKED, TIME_ONE_PASS = 1 / 8, 1.35, 1.1
+WAYS = ("materialised", "chunked")
+MEMORY_SHARE, TIME_SHARE = 1 / 8, 1.35
 
 
 def main() -> None:
@@ -107,8 +106,6 @@ def measure(way: str, arguments: argparse.Namespace) -> dict[str, float]:
 
 def work(way: str, hidden: Tensor, weight: Tensor, target: Tensor, upstream: Tensor, chunk: int | None) -> Tensor:
     """Values and gradients of log-probability and entropy; returns the weight's gradient."""
-    if way == "one_pass":
-        return token_statistics_backward(hidden, weight, target, upstream[0], upstream[1], chunk=chunk).d_weight
     if way == "chunked":
         found = token_statistics(hidden, weight, target, chunk=chunk)
         values = [found["logp"], found["entropy"]]
@@ -158,12 +155,8 @@ def summary(runs: dict[str, list[dict[str, float]]], arguments: argparse.Namespa
         "time_ratio": time_ratio,
         "memory_ratio": memory_ratio,
         "gradient_norm": norm,
-        "limits": {"memory": MEMORY_SHARE, "chunked": TIME_CHUNKED, "one_pass": TIME_ONE_PASS},
-        "within": {
-            "memory": max(memory_ratio["chunked"], memory_ratio["one_pass"]) <= MEMORY_SHARE,
-            "chunked": time_ratio["chunked"] <= TIME_CHUNKED,
-            "one_pass": time_ratio["one_pass"] <= TIME_ONE_PASS,
-        },
+        "limits": {"memory": MEMORY_SHARE, "chunked": TIME_SHARE},
+        "within": {"memory": memory_ratio["chunked"] <= MEMORY_SHARE, "chunked": time_ratio["chunked"] <= TIME_SHARE},
         "runs": runs,
     }
 

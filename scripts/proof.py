@@ -21,10 +21,8 @@ from pathlib import Path
 
 from rlent.eval.figures import curves
 from rlent.eval.result import Evaluation
-from rlent.studies.arena import Result, compared, row_of
+from rlent.report.arena import Result, compare, row_of
 from rlent.track.record import read_metrics
-
-LAST = 5
 
 
 def runs_of(sweep: Path) -> dict[str, dict[int, Path]]:
@@ -78,8 +76,9 @@ def main() -> None:
         done = pool.map(lambda rs: evaluate(runs[rs[0]][rs[1]], options), flat)
         evals = dict(zip(flat, done, strict=True))
     results = {recipe: [Result(seed, run, out_of(run, options)) for seed, run in sorted(runs[recipe].items())] for recipe in order}
-    table = compared([row_of(recipe, mine, options.k, LAST) for recipe, mine in results.items()], options.k, base)
-    (options.sweep / "proof.json").write_text(json.dumps(table, indent=1) + "\n")
+    table = [row_of(recipe, mine, list(dict.fromkeys((1, options.k))), share=0.0) for recipe, mine in results.items()]
+    compare(table, base)
+    (options.sweep / "proof.json").write_text(json.dumps([row.plain() for row in table], indent=1) + "\n")
 
     steps = len(read_metrics(results[base][0].run))
     print(
@@ -87,11 +86,11 @@ def main() -> None:
     )
     print("over problems; entropy: nats per token, at the first step and over the last five steps")
     for row in table:
-        text = f"{row['recipe']:10s} entropy {row['entropy_start']:.3f} -> {row['entropy_end']:.3f}"
-        for at in (1, options.k):
-            d = row.get(f"pass@{at}_difference")
-            text += f"   pass@{at} {row[f'pass@{at}']['value']:.3f}"
-            text += f" ({d['value']:+.3f}, {d['low']:+.3f} to {d['high']:+.3f})" if d else ""
+        text = f"{row.recipe:10s} entropy {row.entropy_start:.3f} -> {row.entropy_end:.3f}"
+        for at, found in row.passes.items():
+            d = row.differences.get(at)
+            text += f"   pass@{at} {found.value:.3f}"
+            text += f" ({d.value:+.3f}, {d.low:+.3f} to {d.high:+.3f})" if d else ""
         print(text)
     first = min(seed for _, seed in flat)
     shown = {recipe: (recipe, first) for recipe in order if (recipe, first) in evals}

@@ -14,6 +14,7 @@ from runs import SMALL, lines, rlent, rows, started, wait_for
 
 from rlent.errors import UsageError
 from rlent.eval.result import Evaluation, Tally
+from rlent.report.arena import Result, compare, row_of
 from rlent.studies import arena
 
 BUDGET = ["--n", "4", "--pass-at-k", "2", "--problems", "6"]
@@ -90,7 +91,7 @@ def test_what_a_card_says_of_the_arena_is_used(tmp_path: Path) -> None:
     assert "sampler.n=8" in arena.training(jobs[1], arena.Settings(), tmp_path)
 
 
-def result(place: Path, seed: int, correct: dict[str, int], n: int = 4) -> arena.Result:
+def result(place: Path, seed: int, correct: dict[str, int], n: int = 4) -> Result:
     """A run of ten steps, and an evaluation with so many correct samples of each problem."""
     place.mkdir(parents=True)
     steps = [{"step": s, "entropy/mean": 1.0, "reward/mean": 0.5} for s in range(10)]
@@ -99,21 +100,21 @@ def result(place: Path, seed: int, correct: dict[str, int], n: int = 4) -> arena
         Tally(p, "s", "1" * c + "0" * (n - c), 1, dict.fromkeys((1, 2, n), 0.0), 0, 0, {"ok": n}, n, 0.0) for p, c in correct.items()
     ]
     Evaluation("e", (1, n), tuple(tallies)).save(place / "eval" / "eval.json")
-    return arena.Result(seed, place, place / "eval")
+    return Result(seed, place, place / "eval")
 
 
 def test_methods_that_have_fewer_seeds_than_the_base_are_compared_on_those_that_both_have(tmp_path: Path) -> None:
     base = [result(tmp_path / f"a{s}", s, {"p": c, "q": 0, "r": 4}) for s, c in enumerate((0, 1, 4))]
     other = [result(tmp_path / f"b{s}", s, {"r": 3, "q": 1, "p": c}) for s, c in enumerate((2, 4))]  # the problems in another order
-    rows = [arena.row_of(name, results, 4) for name, results in (("grpo", base), ("mine", other))]
-    one, two = arena.compared(rows, 4)
+    rows = [row_of(name, results, (1, 4)) for name, results in (("grpo", base), ("mine", other))]
+    compare(rows)
+    one, two = (row.plain() for row in rows)
     assert [one["seeds"], two["seeds"]] == [[0, 1, 2], [0, 1]] and "pass@1_difference" not in one
     assert two["pass@1_difference"]["value"] == pytest.approx(np.mean([(2 + 4 - 0 - 1) / 8, 1 / 4, -1 / 4]))
     assert two["by_seed"]["pass@1"] == pytest.approx([6 / 12, 8 / 12])
-    (low,) = {
-        row["pass@1_difference"]["low"] for row in arena.compared([dict(r) for r in rows[::-1]], 4, "mine") if row["recipe"] == "grpo"
-    }
-    assert low == pytest.approx(-two["pass@1_difference"]["high"], abs=1e-9)  # the base is whichever is named
+    again = [row_of(name, results, (1, 4)) for name, results in (("mine", other), ("grpo", base))]
+    compare(again, "mine")
+    assert again[1].differences[1].low == pytest.approx(-two["pass@1_difference"]["high"], abs=1e-9)  # the base is whichever is named
     json.dumps([one, two])
 
 

@@ -15,14 +15,18 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from rlent.errors import DataError, UsageError, did_you_mean
 from rlent.math.attribution import DIVISIONS, OTHER, add
-from rlent.track.record import read_metrics, read_rows
+from rlent.track.record import read_metrics, read_rows, series
 from rlent.train.ledger import TERMS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from rich.table import Table
 
 WAYS = (*DIVISIONS, "token")
 PREDICTIONS = TERMS[1:]
@@ -30,9 +34,23 @@ NAMES = {"d1": "theorem 1", "d2": "theorem 2", "steer": "STEER"}
 WINDOWS = 8
 
 
+class Part(NamedTuple):
+    """Some of the tokens: their number, and the sums of what was measured and predicted of them, in nats."""
+
+    tokens: float
+    measured: float
+    d1: float
+    d2: float
+    steer: float
+
+    @property
+    def residual(self) -> float:
+        return self.measured - self.d1
+
+
 @dataclass(frozen=True)
 class Budget:
-    """A run's account. `parts[way][label]` is [tokens, measured, d1, d2, steer]: measured in nats, predictions in nats by `slope`.
+    """A run's account. `parts` by the way to divide the tokens and by label; predictions are in nats by `slope`.
 
     `steps`, `series[term]` are by step. `entropy` is entropy/mean before the first of them and after the first `reach` of them; `moved` the
     part of its change that is not a change on the same tokens.
@@ -42,7 +60,7 @@ class Budget:
     steps: list[int]
     series: dict[str, list[float]]
     slope: dict[str, float]
-    parts: dict[str, dict[str, list[float]]]
+    parts: dict[str, dict[str, Part]]
     texts: dict[str, str]
     entropy: tuple[float, float] | None
     reach: int
@@ -66,13 +84,8 @@ class Budget:
         return float(np.corrcoef(a, b)[0, 1]) if len(a) > 2 and a.std() > 0 and b.std() > 0 else None
 
     def to_dict(self) -> dict[str, Any]:
-        labels = {k: {"text": self.texts[k]} if k in self.texts else {} for k in self.parts.get("token", {})}
-        columns = ("tokens", *TERMS)
         by = {
-            way: {
-                label: {**dict(zip(columns, v, strict=True)), "residual": v[1] - v[2], **(labels.get(label, {}) if way == "token" else {})}
-                for label, v in parts.items()
-            }
+            way: {label: {**part._asdict(), "residual": part.residual, **self._text(way, label)} for label, part in parts.items()}
             for way, parts in self.parts.items()
         }
         return {
@@ -89,6 +102,10 @@ class Budget:
             "by": by,
         }
 
+    def _text(self, way: str, label: str) -> dict[str, str]:
+        """A token's text, where it is known."""
+        return {"text": self.texts[label]} if way == "token" and label in self.texts else {}
+
 
 def account(folder: Path, *, by: Sequence[str] = (), first: int | None = None, last: int | None = None) -> Budget:
     """The budget of a run, or of some of its steps.
@@ -100,43 +117,53 @@ def account(folder: Path, *, by: Sequence[str] = (), first: int | None = None, l
     for way in by:
         if way not in WAYS:
             raise UsageError(f"--by: there is no '{way}'{did_you_mean(way, WAYS)} (ways: {', '.join(WAYS)})")
-    rows = read_rows(folder / "budget.jsonl")
+    rows = _rows(folder, first, last)
+    slope = {term: _slope(rows, term) for term in PREDICTIONS}
+    series = {"measured": [float(r["measured"]) for r in rows], **{k: [slope[k] * r[k] for r in rows] for k in PREDICTIONS}}
+    texts: dict[str, str] = {}
+    for row in rows:
+        texts |= row.get("texts") or {}
+    parts = {way: _parts(rows, way, slope) for way in (by or WAYS)}
+    steps = [r["step"] for r in rows]
+    return Budget(str(folder), steps, series, slope, parts, texts, *_entropy(folder, steps))
+
+
+def _rows(folder: Path, first: int | None, last: int | None) -> list[dict[str, Any]]:
+    """The entries of `budget.jsonl` from step `first` to step `last`."""
+    rows: list[Any] = [*read_rows(folder / "budget.jsonl")]
     if not rows:
         raise DataError(f"{folder} has no account of its entropy (budget.jsonl); train with track.ledger.rows above 0 to have one")
     rows = [r for r in rows if (first is None or r["step"] >= first) and (last is None or r["step"] <= last)]
     if not rows:
         raise DataError(f"{folder} has no account of steps {first or 1} to {last or 'the last'}")
-    measured = np.array([r["measured"] for r in rows], dtype=np.float64)
-    slope = {}
-    for term in PREDICTIONS:
-        predicted = np.array([r[term] for r in rows], dtype=np.float64)
-        square = float(predicted @ predicted)
-        slope[term] = float(predicted @ measured) / square if square > 0 else 0.0
-    series = {"measured": measured.tolist(), **{k: [slope[k] * r[k] for r in rows] for k in PREDICTIONS}}
-    parts: dict[str, dict[str, list[float]]] = {way: {} for way in (by or WAYS)}
-    texts: dict[str, str] = {}
+    return rows
+
+
+def _slope(rows: Sequence[Mapping[str, Any]], term: str) -> float:
+    """Of the least-squares line through the origin from a prediction to what was measured."""
+    measured, predicted = (np.array([r[name] for r in rows], dtype=np.float64) for name in ("measured", term))
+    square = float(predicted @ predicted)
+    return float(predicted @ measured) / square if square > 0 else 0.0
+
+
+def _parts(rows: Sequence[Mapping[str, Any]], way: str, slope: Mapping[str, float]) -> dict[str, Part]:
+    """The sums of the rows' parts: in the order of the division, tokens by what was measured."""
+    sums: dict[str, list[float]] = {}
     for row in rows:
-        texts |= row.get("texts") or {}
-        for way in parts:
-            add(parts[way], row["by"].get(way) or {})
-    for way, found in parts.items():
-        scaled = {k: [v[0], v[1], *(s * x for s, x in zip(slope.values(), v[2:], strict=True))] for k, v in found.items()}
-        parts[way] = (
-            dict(sorted(scaled.items(), key=lambda kv: kv[1][1]))
-            if way == "token"
-            else {k: scaled[k] for k in DIVISIONS[way] if k in scaled}
-        )
-    steps = [r["step"] for r in rows]
-    return Budget(str(folder), steps, series, slope, parts, texts, *_entropy(folder, steps))
+        add(sums, row["by"].get(way) or {})
+    found = {k: Part(v[0], v[1], *(s * x for s, x in zip(slope.values(), v[2:], strict=True))) for k, v in sums.items()}
+    if way == "token":
+        return dict(sorted(found.items(), key=lambda item: item[1].measured))
+    return {k: found[k] for k in DIVISIONS[way] if k in found}
 
 
 def _entropy(folder: Path, steps: Sequence[int]) -> tuple[tuple[float, float] | None, int]:
     """entropy/mean before the first step and after the last whose next step was logged, and how many of the steps that is."""
-    found = {r["step"]: r["entropy/mean"] for r in read_metrics(folder) if r.get("entropy/mean") is not None}
+    found = dict(zip(*series(read_metrics(folder)), strict=True))
     after = [i for i, step in enumerate(steps) if step + 1 in found]
     if steps[0] not in found or not after:
         return None, 0
-    return (float(found[steps[0]]), float(found[steps[after[-1]] + 1])), after[-1] + 1
+    return (found[steps[0]], found[steps[after[-1]] + 1]), after[-1] + 1
 
 
 def main(
@@ -170,131 +197,134 @@ def main(
 
 def _print(budget: Budget, tokens: int) -> None:
     from rich.console import Console
-    from rich.table import Table
 
     console = Console()
     console.width = max(console.width, 100)
-    total, residual = budget.total, budget.residual
-    first, last = budget.steps[0], budget.steps[-1]
-    console.print(
-        f"{budget.run}, steps {first} to {last}: entropy of the same tokens before and after each step's updates, nats per token",
-        highlight=False,
-        soft_wrap=True,
-    )
-    console.print(f"  measured   {total['measured']:+.4f}, the sum over {len(budget.steps)} steps", highlight=False)
+    for i, line in enumerate(_lines(budget)):
+        console.print(line, highlight=False, soft_wrap=i == 0)
+    for table in (_windows(budget), *(_table(budget, way, parts, tokens) for way, parts in budget.parts.items())):
+        console.print()
+        console.print(table)
+
+
+def _lines(budget: Budget) -> list[str]:
+    """The totals as text."""
+    total, residual, first = budget.total, budget.residual, budget.steps[0]
+    found = [
+        f"{budget.run}, steps {first} to {budget.steps[-1]}: entropy of the same tokens before and after each step's updates, nats per token",
+        f"  measured   {total['measured']:+.4f}, the sum over {len(budget.steps)} steps",
+    ]
     for term in PREDICTIONS:
         corr = budget.correlation(term)
-        said = f", correlation over steps {corr:.2f}" if corr is not None else ""
-        console.print(
-            f"  {NAMES[term]:<9}  {total[term]:+.4f}, residual {residual[term]:+.4f} (slope {budget.slope[term]:.3g}{said})",
-            highlight=False,
-        )
+        more = f", correlation over steps {corr:.2f}" if corr is not None else ""
+        found.append(f"  {NAMES[term]:<9}  {total[term]:+.4f}, residual {residual[term]:+.4f} (slope {budget.slope[term]:.3g}{more})")
     if budget.entropy is not None and budget.moved is not None:
         start, end = budget.entropy
-        console.print(
+        found.append(
             f"  entropy/mean went from {start:.4f} at step {first} to {end:.4f} at step {budget.steps[budget.reach - 1] + 1} ({end - start:+.4f}); "
-            f"{budget.moved:+.4f} of it is that other tokens are visited",
-            highlight=False,
+            f"{budget.moved:+.4f} of it is that other tokens are visited"
         )
-    console.print()
-    when = Table(box=None, pad_edge=False)
-    for name in ("steps", "measured", "cumulated", "theorem 1", "residual"):
-        when.add_column(name, justify="right", no_wrap=True)
+    return found
+
+
+def _windows(budget: Budget) -> Table:
+    """The account over time, in a few windows of steps."""
+    table = _grid("steps", "measured", "cumulated", "theorem 1", "residual", text=False)
     bounds = np.linspace(0, len(budget.steps), min(WINDOWS, len(budget.steps)) + 1).astype(int)
     cumulated = np.cumsum(budget.series["measured"])
     for a, b in zip(bounds[:-1], bounds[1:], strict=True):
         measured, predicted = math.fsum(budget.series["measured"][a:b]), math.fsum(budget.series["d1"][a:b])
-        when.add_row(
-            f"{budget.steps[a]}-{budget.steps[b - 1]}",
-            f"{measured:+.4f}",
-            f"{cumulated[b - 1]:+.4f}",
-            f"{predicted:+.4f}",
-            f"{measured - predicted:+.4f}",
-        )
-    console.print(when)
-    for way, parts in budget.parts.items():
-        console.print()
-        console.print(_table(budget, way, parts, tokens))
+        numbers = (measured, cumulated[b - 1], predicted, measured - predicted)
+        table.add_row(f"{budget.steps[a]}-{budget.steps[b - 1]}", *(f"{x:+.4f}" for x in numbers))
+    return table
 
 
-def _table(budget: Budget, way: str, parts: Mapping[str, list[float]], tokens: int) -> Any:
+def _grid(first: str, *names: str, text: bool) -> Table:
+    """A table without lines; numbers to the right."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    table.add_column(way, no_wrap=True)
-    for name in ("tokens", "measured", "of all", "theorem 1", "residual", "theorem 2", "STEER"):
+    table.add_column(first, justify="left" if text else "right", no_wrap=True)
+    for name in names:
         table.add_column(name, justify="right", no_wrap=True)
-    count = sum(v[0] for v in parts.values()) or 1.0
+    return table
+
+
+def _table(budget: Budget, way: str, parts: Mapping[str, Part], tokens: int) -> Table:
+    """One division of the tokens; of single tokens those that changed most, and the others together."""
+    table = _grid(way, "tokens", "measured", "of all", "theorem 1", "residual", "theorem 2", "STEER", text=True)
+    count = sum(p.tokens for p in parts.values()) or 1.0
     whole = budget.total["measured"] or math.nan
     shown = dict(parts)
     if way == "token" and len(parts) > tokens:
-        largest = sorted((k for k in parts if k != OTHER), key=lambda k: -abs(parts[k][1]))[:tokens]
-        shown = {k: parts[k] for k in parts if k in largest}
-        shown["others"] = [math.fsum(column) for column in zip(*(v for k, v in parts.items() if k not in largest), strict=True)]
-    for label, v in shown.items():
-        share = v[1] / whole
-        text = repr(budget.texts[label]) if label in budget.texts else label
+        largest = _largest(parts, tokens)
+        shown = {k: p for k, p in parts.items() if k in largest}
+        shown["others"] = Part(*map(math.fsum, zip(*(p for k, p in parts.items() if k not in largest), strict=True)))
+    for label, p in shown.items():
+        share = p.measured / whole
         table.add_row(
-            text,
-            f"{v[0] / count:.1%}",
-            f"{v[1]:+.4f}",
+            repr(budget.texts[label]) if label in budget.texts else label,
+            f"{p.tokens / count:.1%}",
+            f"{p.measured:+.4f}",
             f"{share:.0%}" if math.isfinite(share) else "-",
-            f"{v[2]:+.4f}",
-            f"{v[1] - v[2]:+.4f}",
-            f"{v[3]:+.4f}",
-            f"{v[4]:+.4f}",
+            *(f"{x:+.4f}" for x in (p.d1, p.residual, p.d2, p.steer)),
         )
     return table
+
+
+def _largest(parts: Mapping[str, Part], count: int) -> list[str]:
+    """The labels of single tokens that changed most, the largest first."""
+    return sorted((k for k in parts if k != OTHER), key=lambda k: -abs(parts[k].measured))[:count]
 
 
 def _plot(budget: Budget, out: Path) -> list[Path]:
     """Two panels: the account cumulated over steps, and the parts at its end."""
     from rlent.plots.figure import clean, figure_of, finish
 
-    rows: list[list[Any]] = [["kind", "name", "part", "step", "tokens", *TERMS]]
     figure = figure_of(10.4, 5.2)
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))
-    looks = {"measured": ("#000000", "-"), "d1": ("#0072b2", "--"), "d2": ("#d55e00", "-."), "steer": ("#009e73", ":")}
-    for term, (colour, line) in looks.items():
-        left.plot(budget.steps, np.cumsum(budget.series[term]), color=colour, linestyle=line, linewidth=1.8, label=NAMES.get(term, term))
-    left.plot(
-        budget.steps,
-        np.cumsum(np.array(budget.series["measured"]) - budget.series["d1"]),
-        color="#999999",
-        linewidth=1.2,
-        label="measured - theorem 1",
-    )
-    left.axhline(0, color="#7f7f7f", linewidth=0.8)
-    left.set_xlabel("step")
-    left.set_ylabel("cumulated change of entropy (nats per token)")
-    left.set_title("When", loc="left", fontsize=11, fontweight="bold")
-    left.legend(frameon=False)
+    _when(left, budget)
+    _where(right, budget)
     clean(left)
-    rows += [["step", "", "", s, "", *(budget.series[t][i] for t in TERMS)] for i, s in enumerate(budget.steps)]
-    labels, measured, predicted = [], [], []
-    for way, parts in budget.parts.items():
-        rows += [["part", way, budget.texts.get(k, k), "", *v] for k, v in parts.items()]
-        chosen = list(parts)
-        if way == "token":
-            chosen = sorted((k for k in parts if k != OTHER), key=lambda k: -abs(parts[k][1]))[:6]
-        for k in chosen:
-            labels.append(f"token {budget.texts.get(k, k)!r}" if way == "token" else f"{way}: {k}")
-            measured.append(parts[k][1])
-            predicted.append(parts[k][2])
-        labels.append("")
-        measured.append(math.nan)
-        predicted.append(math.nan)
-    places = -np.arange(len(labels))
-    right.barh(places, measured, height=0.72, color="#9ecae1", label="measured")
-    right.plot(predicted, places, linestyle="none", marker="D", markersize=4, color="#0072b2", label="theorem 1")
-    right.axvline(0, color="#7f7f7f", linewidth=0.8)
-    right.set_yticks(places, [label.replace("$", r"\$") for label in labels], fontsize=7.5)
-    right.tick_params(axis="y", length=0)
-    right.set_xlabel("share of the change (nats per token)")
-    right.set_title("On which tokens", loc="left", fontsize=11, fontweight="bold")
-    right.legend(frameon=False, fontsize=8)
     clean(right)
     right.grid(axis="y", visible=False)
+    rows: list[list[Any]] = [["kind", "name", "part", "step", "tokens", *TERMS]]
+    rows += [["step", "", "", s, "", *(budget.series[t][i] for t in TERMS)] for i, s in enumerate(budget.steps)]
+    rows += [["part", way, budget.texts.get(k, k), "", *part] for way, parts in budget.parts.items() for k, part in parts.items()]
     slopes = ", ".join(f"{NAMES[k]} {v:.3g}" for k, v in budget.slope.items())
     caption = f"{Path(budget.run).name}: predictions scaled by one slope each ({slopes}), fitted through the origin on the steps' totals. Parts of each division add up to the whole."
     return finish(figure, caption, out, rows)
+
+
+def _when(axes: Axes, budget: Budget) -> None:
+    """What was measured and predicted, cumulated over steps."""
+    styles = {"measured": ("#000000", "-"), "d1": ("#0072b2", "--"), "d2": ("#d55e00", "-."), "steer": ("#009e73", ":")}
+    for term, (colour, line) in styles.items():
+        axes.plot(budget.steps, np.cumsum(budget.series[term]), color=colour, linestyle=line, linewidth=1.8, label=NAMES.get(term, term))
+    residual = np.cumsum(np.array(budget.series["measured"]) - budget.series["d1"])
+    axes.plot(budget.steps, residual, color="#999999", linewidth=1.2, label="measured - theorem 1")
+    axes.axhline(0, color="#7f7f7f", linewidth=0.8)
+    axes.set_xlabel("step")
+    axes.set_ylabel("cumulated change of entropy (nats per token)")
+    axes.set_title("When", loc="left", fontsize=11, fontweight="bold")
+    axes.legend(frameon=False)
+
+
+def _where(axes: Axes, budget: Budget) -> None:
+    """The parts of each division, those of single tokens that changed most; a gap between divisions."""
+    bars: list[tuple[str, float, float]] = []
+    for way, parts in budget.parts.items():
+        for k in _largest(parts, 6) if way == "token" else parts:
+            label = f"token {budget.texts.get(k, k)!r}" if way == "token" else f"{way}: {k}"
+            bars.append((label, parts[k].measured, parts[k].d1))
+        bars.append(("", math.nan, math.nan))
+    labels, measured, predicted = zip(*bars, strict=True)
+    places = -np.arange(len(bars))
+    axes.barh(places, measured, height=0.72, color="#9ecae1", label="measured")
+    axes.plot(predicted, places, linestyle="none", marker="D", markersize=4, color="#0072b2", label="theorem 1")
+    axes.axvline(0, color="#7f7f7f", linewidth=0.8)
+    axes.set_yticks(places, [label.replace("$", r"\$") for label in labels], fontsize=7.5)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel("share of the change (nats per token)")
+    axes.set_title("On which tokens", loc="left", fontsize=11, fontweight="bold")
+    axes.legend(frameon=False, fontsize=8)

@@ -15,7 +15,8 @@ from torch import Tensor
 from rlent.analysis.replay import Played, play
 from rlent.analysis.source import Source, load_model
 from rlent.errors import RecipeError, UsageError, did_you_mean
-from rlent.policy.policy import Policy, load_tokenizer
+from rlent.policy.load import load_tokenizer
+from rlent.policy.policy import Policy
 from rlent.recipe import compose as recipes
 from rlent.recipe.compose import Recipe
 from rlent.types import JsonObject

@@ -21,6 +21,8 @@ from rlent.train.law import ENTROPY, SCORE, interventions, pairs
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from rlent.plots.looks import Look
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -216,24 +218,16 @@ def _plot(fits: Sequence[Fit], sizes: AcrossSizes | None, out: Path, y: str) -> 
     rows: list[list[Any]] = [["run", "parameters", "step", "entropy", "score", "law"]]
     widest = max(h for fit in fits for h in fit.entropy)
     for index, fit in enumerate(sorted(fits, key=lambda f: list(names).index(f.run))):
-        name, law = names[fit.run], fit.law
-        own, first = look[name], runs.index(name) == index
-        label = f"{name}, {runs.count(name)} runs" if runs.count(name) > 1 else name
-        axes.scatter(fit.entropy, fit.score, s=16, color=own.colour, marker=own.marker, alpha=0.6, linewidths=0, label=label if first else None)  # fmt: skip
-        rows += [
-            [Path(fit.run).name, fit.parameters, s, h, v, "" if law is None else law.at(h)]
-            for s, h, v in zip(fit.steps, fit.entropy, fit.score, strict=True)
-        ]
-        if law is None:
+        name = names[fit.run]
+        at, count = index - runs.index(name), runs.count(name)  # which of the runs with this label
+        _points(axes, fit, look[name], f"{name}, {count} runs" if count > 1 else name, first=at == 0)
+        rows += _numbers(fit)
+        if fit.law is None:
             continue
-        grid = np.linspace(0, max(fit.entropy), 80)
-        axes.plot(grid, [law.at(h) for h in grid], color=own.colour, linestyle=own.dash, linewidth=1.6)
-        bar = [[max(0.0, law.ceiling - law.ceiling_interval[0])], [max(0.0, law.ceiling_interval[1] - law.ceiling)]]
-        style: dict[str, Any] = {"color": own.colour, "capsize": 3, "fmt": own.marker, "markersize": 4.5}
-        axes.errorbar([-0.014 * widest * (index + 1)], [law.ceiling], yerr=bar, clip_on=False, **style)  # beside each other, left of zero
+        _law(axes, fit, fit.law, look[name])
+        _ceiling(axes, -0.014 * widest * (index + 1), fit.law, look[name], clip_on=False)  # beside each other, left of zero
         if beside is not None and fit.parameters:
-            near = fit.parameters * 1.03 ** (index - runs.index(name) - (runs.count(name) - 1) / 2)  # bars side by side
-            beside.errorbar([near], [law.ceiling], yerr=bar, **style)
+            _ceiling(beside, fit.parameters * 1.03 ** (at - (count - 1) / 2), fit.law, look[name])  # bars side by side
     axes.set_xlabel("entropy (nats per token)")
     axes.set_ylabel(y)
     axes.set_xlim(left=-0.014 * widest * (len(fits) + 1.5))
@@ -244,6 +238,34 @@ def _plot(fits: Sequence[Fit], sizes: AcrossSizes | None, out: Path, y: str) -> 
         _sizes_panel(beside, sizes, sorted({f.parameters for f in fits if f.law is not None and f.parameters}))
         caption += " Right: the same ceilings, and a line in ln N through a and b."
     return finish(figure, caption, out, rows)
+
+
+def _points(axes: Axes, fit: Fit, look: Look, label: str, *, first: bool) -> None:
+    """A run's pairs; the first run of a label has it in the legend."""
+    axes.scatter(
+        fit.entropy, fit.score, s=16, color=look.colour, marker=look.marker, alpha=0.6, linewidths=0, label=label if first else None
+    )
+
+
+def _law(axes: Axes, fit: Fit, law: Law, look: Look) -> None:
+    """A run's law from entropy 0 on."""
+    grid = np.linspace(0, max(fit.entropy), 80)
+    axes.plot(grid, [law.at(h) for h in grid], color=look.colour, linestyle=look.dash, linewidth=1.6)
+
+
+def _ceiling(axes: Axes, x: float, law: Law, look: Look, **options: Any) -> None:
+    """A law's ceiling with its interval."""
+    low, high = law.ceiling_interval
+    bar = [[max(0.0, law.ceiling - low)], [max(0.0, high - law.ceiling)]]
+    axes.errorbar([x], [law.ceiling], yerr=bar, color=look.colour, capsize=3, fmt=look.marker, markersize=4.5, **options)
+
+
+def _numbers(fit: Fit) -> list[list[Any]]:
+    """The rows of the figure's CSV."""
+    name, law = Path(fit.run).name, fit.law
+    return [
+        [name, fit.parameters, s, h, v, "" if law is None else law.at(h)] for s, h, v in zip(fit.steps, fit.entropy, fit.score, strict=True)
+    ]
 
 
 def _sizes_panel(axes: Axes, sizes: AcrossSizes, counts: Sequence[int]) -> None:

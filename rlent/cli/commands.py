@@ -209,7 +209,7 @@ def _findings(recipe: Recipe, source: Any) -> tuple[Any, list[str]]:
     """What is found in the data (None: nothing to look at, or not without fetching it), and what to say about it."""
     if not hasattr(source, "examine") or not getattr(source, "path", "generated"):
         return None, ["not looked at, because it would be fetched from the hub; give a copy with data.path=FILE"]
-    from rlent.policy.policy import load_tokenizer
+    from rlent.policy.load import load_tokenizer
 
     said, tokenizer, room = [], None, None
     try:

@@ -1,1 +1,1 @@
-"""Rollout engines: requests in, responses out. `base` says what an engine is, `native` is the one that is always there."""
+"""Rollout engines: requests in, responses out. `base` is what every engine offers, `native` is the engine that is always there."""

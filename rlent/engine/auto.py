@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 
-from rlent.engine.base import Done, Engine, Weights
+from rlent.engine.base import Engine
 from rlent.engine.native import NativeEngine
-from rlent.engine.rules import Rule
 from rlent.options import PositiveCount
-from rlent.types import Request, Rollouts
+from rlent.policy.forward import Model
 
 VLLM = "rlent.engine.vllm"
 
@@ -28,48 +25,38 @@ def choice() -> tuple[str, str]:
 
 
 class AutoEngine:
-    """Makes the engine of `choice()` and passes everything on to it. `name` and `reason` say which and why.
+    """The engine of `choice()`, under a name of its own: what is asked of it, `engine` does. `name` and `reason` are which and why.
 
     The options are those of the native engine; vLLM starts with its defaults (`engine=vllm` gives all of its options).
     """
 
     def __init__(
         self,
-        model: Any,
+        model: Model,
         pad_id: int,
         ruled: bool = False,
-        others: Mapping[str, Any] | None = None,
+        others: Mapping[str, Model] | None = None,
         *,
         max_batch_tokens: PositiveCount = 262_144,
-        dtype: Any = None,
+        dtype: str | None = None,
     ) -> None:
         self.name, self.reason = choice()
-        self.engine: Engine
+        engine: Engine
         if self.name == "vllm":
-            self.engine = importlib.import_module(VLLM).VllmEngine(model, pad_id, ruled, others, dtype=dtype)
+            engine = importlib.import_module(VLLM).VllmEngine(model, pad_id, ruled, others, dtype=dtype)
         else:
-            self.engine = NativeEngine(model, pad_id, ruled, others, max_batch_tokens=max_batch_tokens)
+            engine = NativeEngine(model, pad_id, ruled, others, max_batch_tokens=max_batch_tokens)
+        self.engine = engine
+        self.generate, self.load, self.serving, self.idle = engine.generate, engine.load, engine.serving, engine.idle
 
     @staticmethod
     def departs() -> str | None:
         """See the engines: of the one that is taken here."""
         name, reason = choice()
         made = NativeEngine if name == "native" else importlib.import_module(VLLM).VllmEngine
-        said = made.departs()
-        return said and f"{reason}, so it is {name}: {said}"
+        why = made.departs()
+        return why and f"{reason}, so it is {name}: {why}"
 
     @property
     def version(self) -> int:
         return self.engine.version
-
-    def generate(self, rows: Sequence[Request], *, entropy: bool = False, rules: Sequence[Rule] = (), done: Done | None = None) -> Rollouts:
-        return self.engine.generate(rows, entropy=entropy, rules=rules, done=done)
-
-    def load(self, policy: Weights, version: int) -> None:
-        self.engine.load(policy, version)
-
-    def serving(self, policy: Weights) -> AbstractContextManager[None]:
-        return self.engine.serving(policy)
-
-    def idle(self) -> AbstractContextManager[None]:
-        return self.engine.idle()

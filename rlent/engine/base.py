@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
 from rlent.engine.rules import Rule
 from rlent.errors import EngineError, ModelError
+from rlent.policy.forward import Model
 from rlent.types import Batch, Request, Rollouts
 
 Done = Callable[[Sequence[int], Sequence[Sequence[int]]], None]
-"""Told of requests that have ended, while others go on: their places in the call, and their sampled tokens."""
+"""Called with requests that have ended, while others go on: their places in the call, and their sampled tokens."""
 
 
 class Weights(Protocol):
-    """What `Engine.load` needs of a policy."""
+    """What `Engine.load` needs of a policy. A class that builds on this one has whole weights, unless its `whole` gathers them."""
 
-    model: Any
+    model: Model
 
     def named_weights(self) -> Iterable[tuple[str, Tensor]]:
         """Every parameter by its Hugging Face name, gathered whole, one at a time."""
         ...
+
+    def whole(self) -> AbstractContextManager[None]:
+        """While inside, `model` has whole weights, also where they are split over ranks."""
+        return contextlib.nullcontext()
 
     def look(self, part: Batch) -> dict[str, Tensor]:
         """`logp` of response tokens at temperature 1. All ranks must ask together."""
@@ -48,7 +54,7 @@ class Engine(Protocol):
         """One response for each request, in the order of the requests.
 
         `sampler_logp`, and `sampler_entropy` when asked for, are those of the distribution each token was drawn from:
-        after the `rules`, temperature, top-k and top-p. What the rules say of tokens is in `notes`.
+        after the `rules`, temperature, top-k and top-p. What the rules note of tokens is in `notes`.
 
         `done` is called, in this thread, as requests end; it need not be called for all of them, and for none of them twice.
 
@@ -78,6 +84,19 @@ class Engine(Protocol):
     def idle(self) -> AbstractContextManager[None]:
         """While inside, the engine samples nothing and holds as little memory as it can."""
         ...
+
+
+def blank(rows: Sequence[Request], version: int, *, entropy: bool) -> Rollouts:
+    """A response without tokens for each request, to be filled in: `length` is its finish."""
+    found = Rollouts([[] for _ in rows], [[] for _ in rows], ["length"] * len(rows), version=version)
+    if entropy:
+        found.sampler_entropy = [[] for _ in rows]
+    return found
+
+
+def budgets(rows: Sequence[Request], limit: int | None) -> list[int]:
+    """The most tokens that may be sampled for each request, in a model with `limit` positions."""
+    return [min(r.max_tokens, (limit or 1 << 62) - len(r.prompt) - len(r.prefix)) for r in rows]
 
 
 def check_requests(rows: Sequence[Request], *, vocab: int, limit: int | None) -> None:

@@ -18,9 +18,6 @@ def make_engine(spec: Mapping[str, Any], policy: Policy, decode: Sequence[Node] 
     Raises:
         UsageError: a decode function reads another model's logits, and the policy is split over ranks.
     """
-    tokenizer = policy.tokenizer
-    pad = getattr(tokenizer, "pad_token_id", None)
-    pad_id = pad if pad is not None else getattr(tokenizer, "eos_token_id", 0)
     options = {k: v for k, v in spec.items() if k != "_target_"}
     maker = locate(spec["_target_"])
     if options.get("dtype") is None and "dtype" in signature(maker).parameters:
@@ -31,5 +28,11 @@ def make_engine(spec: Mapping[str, Any], policy: Policy, decode: Sequence[Node] 
         raise UsageError(
             f"{', '.join(sorted(others))}: a second model cannot sample beside a policy that is split over ranks; scale.shard=false"
         )
-    engine: Engine = maker(policy.model, pad_id, *((True, others) if decode else ()), **options)
+    engine: Engine = maker(policy.model, _pad_id(policy.tokenizer), *((True, others) if decode else ()), **options)
     return engine
+
+
+def _pad_id(tokenizer: Any) -> int:
+    """The token that fills up short prompts; nothing attends to it."""
+    known = (tokenizer.pad_token_id, tokenizer.eos_token_id) if tokenizer is not None else ()
+    return next((token for token in known if token is not None), 0)

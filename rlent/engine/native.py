@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
-from rlent.engine.base import Done, Weights, check_requests
-from rlent.engine.decode import Decoder, LeanDecoder
+from rlent.engine.base import Done, Weights, blank, budgets, check_requests
 from rlent.engine.rules import Rule, follow
 from rlent.engine.warp import draw, entropy_of, warp
 from rlent.errors import EngineError, NonFinite
 from rlent.math import noise
 from rlent.options import PositiveCount
-from rlent.policy.cpu.products import ROWS
+from rlent.policy import cpu
+from rlent.policy.decode import Decoder
+from rlent.policy.forward import Model, position_limit, text_config
 from rlent.types import Request, Rollouts
 
 _NOISE_BLOCK = 64  # positions for which draws are hashed at once
@@ -36,29 +37,28 @@ class NativeEngine:
     `max_batch_tokens` bounds rows times (longest context + longest response) of what is decoded at once; it changes
     memory and time, not results. `lean` chooses the decoder for the plain Llama family: null takes it where it fits,
     false never, true refuses a model that it does not fit. `others` are further models by name: rules may read their logits.
-    It takes rules whether or not it was told that there will be some (`ruled`).
+    It takes rules whether or not `ruled` announces them.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Model,
         pad_id: int,
         ruled: bool = True,
-        others: Mapping[str, nn.Module] | None = None,
+        others: Mapping[str, Model] | None = None,
         *,
         max_batch_tokens: PositiveCount = 262_144,
         lean: bool | None = None,
     ) -> None:
-        self.model: Any = model
+        self.model = model
         self.pad_id = pad_id
         self.others = dict(others or {})
         self.max_batch_tokens = max_batch_tokens
         self.lean = lean
         self.version = -1
-        self._whole: Any = contextlib.nullcontext  # of a model split over ranks: gathers it
-        text = model.config.get_text_config()  # type: ignore[operator, union-attr]
-        self.vocab: int = text.vocab_size
-        self.limit: int | None = getattr(text, "max_position_embeddings", None)
+        self._whole: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext  # of a model split over ranks: gathers it
+        self.vocab: int = text_config(model).vocab_size
+        self.limit = position_limit(model.config)
 
     @staticmethod
     def departs() -> str | None:
@@ -76,13 +76,13 @@ class NativeEngine:
                 "the native engine samples the module it was made with, and this policy has another one; make the engine with policy.model"
             )
         self.version = version
-        self._whole = getattr(policy, "whole", contextlib.nullcontext)
+        self._whole = policy.whole
 
     @contextlib.contextmanager
     def serving(self, policy: Weights) -> Iterator[None]:
         """While inside, `policy`'s module samples."""
         own = self.model, self._whole
-        self.model, self._whole = policy.model, getattr(policy, "whole", contextlib.nullcontext)
+        self.model, self._whole = policy.model, policy.whole
         try:
             yield
         finally:
@@ -99,10 +99,7 @@ class NativeEngine:
         """
         began = time.perf_counter()
         check_requests(rows, vocab=self.vocab, limit=self.limit)
-        results = Rollouts([[] for _ in rows], [[] for _ in rows], ["length"] * len(rows), version=self.version)
-        if entropy:
-            results.sampler_entropy = [[] for _ in rows]
-        budget = [min(r.max_tokens, (self.limit or 1 << 62) - len(r.prompt) - len(r.prefix)) for r in rows]
+        results, budget = blank(rows, self.version, entropy=entropy), budgets(rows, self.limit)
         with self._whole(), torch.inference_mode(), _evaluating(self.model):
             decoder = self._decoder(self.model)
             others = {f"{name}_logits": self._decoder(model) for name, model in self.others.items()} if rules else {}
@@ -111,19 +108,19 @@ class NativeEngine:
         results.seconds = time.perf_counter() - began
         return results
 
-    def _decoder(self, model: nn.Module) -> Decoder:
+    def _decoder(self, model: Model) -> Decoder:
         if self.lean is False:
             return Decoder(model, self.pad_id)
-        obstacle = LeanDecoder.obstacle(model)
+        obstacle = cpu.LeanDecoder.obstacle(model)
         if obstacle is None:
-            return LeanDecoder(model, self.pad_id)
+            return cpu.LeanDecoder(model, self.pad_id)
         if self.lean:
             raise EngineError(f"engine.lean is true, but this model cannot use the lean decoder: {obstacle}; leave engine.lean null")
         return Decoder(model, self.pad_id)
 
 
 @contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def _evaluating(model: Model) -> Iterator[None]:
     """Eval mode inside; every submodule's own mode is put back."""
     training = [m for m in model.modules() if m.training]
     try:
@@ -175,7 +172,7 @@ class _Wave:
     ) -> None:
         self.engine, self.decoder, self.rules, self.others, self.done = engine, decoder, rules, others, done
         self.memory: dict[str, Tensor] = {}
-        self.notes: dict[str, list[tuple[Tensor, Tensor]]] = {}  # by name, for each token: the rows alive, and what was said of them
+        self.notes: dict[str, list[tuple[Tensor, Tensor]]] = {}  # by name, for each token: the rows alive, and what was noted of them
         self.device = decoder.device
         self.order = [i for group in groups for i in group]
         rows = [requests[i] for i in self.order]
@@ -188,12 +185,8 @@ class _Wave:
         self.alive = torch.arange(len(rows), device=self.device)
         self.end = torch.tensor([budget[i] for i in self.order]).to(self.device)  # sampled tokens of each alive row, at most
         self.stopped = torch.zeros(len(rows), dtype=torch.bool, device=self.device)
-        self.told = torch.zeros_like(self.stopped)  # of the wave's rows, which `done` knows of
-        self.settings: tuple[Any, Any, Any] = (
-            _shared([r.temperature for r in rows], self.device),
-            _shared([r.top_k for r in rows], self.device),
-            _shared([r.top_p for r in rows], self.device),
-        )
+        self.reported = torch.zeros_like(self.stopped)  # the wave's rows that `done` was called with
+        self.settings = _settings(rows, self.device)
         self.stop = _stop_table([r.stop for r in rows], self.device)
 
     def run(self, results: Rollouts) -> None:
@@ -223,7 +216,7 @@ class _Wave:
                 end[self.alive], stopped[self.alive] = self.end, self.stopped
                 self._refuse_nan(logps[:, : t + 1], end)
                 going = self.end > t + 1
-                self._tell(going, tokens, end)
+                self._report(going, tokens, end)
                 left = int(going.sum())
                 if left == 0:
                     break
@@ -238,14 +231,14 @@ class _Wave:
             beside = {name: d.step(token, position) for name, d in self.others.items()}
         self._write(results, tokens, logps, entropies, end, stopped)
 
-    def _tell(self, going: Bool[Tensor, " n"], tokens: Tensor, end: Tensor) -> None:
-        """Tell `done` of the rows that have ended since it was last told."""
+    def _report(self, going: Bool[Tensor, " n"], tokens: Tensor, end: Tensor) -> None:
+        """Call `done` with the rows that have ended since its last call."""
         if self.done is None:
             return
         rows = self.alive[~going]
-        rows = rows[~self.told[rows]]
+        rows = rows[~self.reported[rows]]
         if len(rows):
-            self.told[rows] = True
+            self.reported[rows] = True
             sampled = [row[:n] for row, n in zip(tokens[rows].tolist(), end[rows].tolist(), strict=True)]
             self.done([self.order[i] for i in rows.tolist()], sampled)
 
@@ -304,21 +297,27 @@ class _Wave:
             results.finish[i] = "stop" if ended[row] else "length"
             if results.sampler_entropy is not None:
                 results.sampler_entropy[i] = spread[row][:n]
-        for name, told in self.notes.items():
+        for name, noted in self.notes.items():
             listed = results.notes.setdefault(name, [[] for _ in results.tokens])
-            for alive, values in told:
+            for alive, values in noted:
                 for row, value in zip(alive.tolist(), values.tolist(), strict=True):
                     if len(listed[self.order[row]]) < lengths[row]:
                         listed[self.order[row]].append(value)
 
 
 def _kept(going: Bool[Tensor, " n"]) -> Int[Tensor, " m"]:
-    """The rows that go on, and of a large batch as many finished ones as make a multiple of `ROWS`, so that few sizes occur."""
+    """The rows that go on, and of a large batch as many finished ones as make a multiple of `cpu.ROWS`, so that few sizes occur."""
     keep = going.nonzero().squeeze(1)
-    spare = -len(keep) % ROWS
-    if len(keep) < ROWS or len(keep) + spare >= len(going):
+    spare = -len(keep) % cpu.ROWS
+    if len(keep) < cpu.ROWS or len(keep) + spare >= len(going):
         return keep
     return torch.cat((keep, (~going).nonzero().squeeze(1)[:spare])).sort().values
+
+
+def _settings(rows: Sequence[Request], device: torch.device) -> tuple[Any, Any, Any]:
+    """Temperature, top-k and top-p of requests."""
+    columns = ([r.temperature for r in rows], [r.top_k for r in rows], [r.top_p for r in rows])
+    return tuple(_shared(values, device) for values in columns)  # type: ignore[return-value]
 
 
 def _shared(values: Sequence[float], device: torch.device) -> float | Tensor:

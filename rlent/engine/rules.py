@@ -29,7 +29,7 @@ class Rule(Protocol):
 
 @dataclass(frozen=True)
 class Measure:
-    """A rule that only says something of each token: `fn(logits) -> {name: [n] or [n,k]}`."""
+    """A rule that changes nothing and notes something of each token: `fn(logits) -> {name: [n] or [n,k]}`."""
 
     fn: Callable[[Tensor], Mapping[str, Tensor]]
     name: str = ""

@@ -23,11 +23,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from rlent.engine.base import Done, Weights, check_requests
+from rlent.engine.base import Done, Weights, blank, budgets, check_requests
 from rlent.engine.rules import Rule
 from rlent.errors import EngineError, NonFinite, UsageError
 from rlent.math import noise
 from rlent.options import Count, PositiveCount, Share
+from rlent.policy.forward import Model, position_limit, text_config
+from rlent.policy.load import DTYPES
 from rlent.types import Batch, Request, Rollouts
 
 _PROBE_TOKENS = 8
@@ -62,10 +64,10 @@ class VllmEngine:
 
     def __init__(
         self,
-        model: Any,
+        model: Model,
         pad_id: int,
         ruled: bool = False,
-        others: Mapping[str, Any] | None = None,
+        others: Mapping[str, Model] | None = None,
         *,
         memory: Share = 0.45,
         cpu_cache: PositiveCount = 1,
@@ -80,19 +82,12 @@ class VllmEngine:
         dtype: Literal["float32", "bfloat16", "float16"] | None = None,
     ) -> None:
         ranks = dist.get_world_size() if dist.is_initialized() else 1
-        if ranks % tensor_parallel:
-            raise UsageError(
-                f"engine.tensor_parallel is {tensor_parallel}, which does not divide the {ranks} rank{'s' if ranks > 1 else ''}; "
-                f"a divisor of {ranks} is accepted"
-            )
-        self._group: Any = _groups_of(tensor_parallel, ranks) if tensor_parallel > 1 else None
+        self._group: Any = _group_of(tensor_parallel, ranks)
         if others:
             raise EngineError(f"vLLM samples one model, and a decode function reads the logits of {', '.join(others)}; use engine=native")
-        config = model.config.get_text_config()
-        self.dtype: torch.dtype = getattr(torch, dtype) if dtype else next(model.parameters()).dtype
-        self.vocab: int = config.vocab_size
-        limits = [n for n in (max_tokens, getattr(config, "max_position_embeddings", None)) if n]
-        self.limit: int | None = min(limits) if limits else None
+        self.dtype: torch.dtype = DTYPES[dtype] if dtype else next(model.parameters()).dtype
+        self.vocab: int = text_config(model).vocab_size
+        self.limit: int | None = min((n for n in (max_tokens, position_limit(model.config)) if n), default=None)
         self.version = -1
         self.entropy_top = min(entropy_top, self.vocab)
         self.prove = prove
@@ -115,7 +110,6 @@ class VllmEngine:
                     skip_tokenizer_init=True,
                     load_format="dummy",
                     dtype=str(self.dtype).removeprefix("torch."),
-                    enforce_eager=not gpu if eager is None else eager,
                     distributed_executor_backend="external_launcher" if ranks > 1 else "uni",
                     tensor_parallel_size=tensor_parallel,
                     logprobs_mode="processed_logprobs",
@@ -126,9 +120,7 @@ class VllmEngine:
                     enable_sleep_mode=self._sleeps,
                     disable_log_stats=True,
                     **({"logits_processors": [self._board.processor()], "async_scheduling": False} if ruled else {}),
-                    **({"gpu_memory_utilization": memory} if gpu else {"kv_cache_memory_bytes": cpu_cache << 30}),
-                    # a prompt read in pieces draws a token for each piece; only a GPU's generator can take such a draw back
-                    **({} if gpu else {"enable_chunked_prefill": False, "max_num_batched_tokens": max(4096, self.limit or 0)}),
+                    **(_on_gpu(memory, eager) if gpu else _on_cpu(cpu_cache, eager, self.limit)),
                 )
         except (RuntimeError, ValueError, AssertionError, NotImplementedError, KeyError) as error:
             raise EngineError(_why(error, model, gpu)) from error
@@ -138,7 +130,7 @@ class VllmEngine:
 
     @staticmethod
     def departs() -> str | None:
-        """Why what it says of its draws cannot stand for the policy's own log-probabilities and entropies."""
+        """Why its log-probabilities and entropies cannot stand for the policy's own."""
         return "vLLM computes with kernels of its own and gives no exact entropy"
 
     # ---- weights --------------------------------------------------------------------------------------------------
@@ -246,25 +238,26 @@ class VllmEngine:
     def _generate(self, rows: Sequence[Request], entropy: bool, rules: Sequence[Rule], done: Done | None) -> Rollouts:
         began = time.perf_counter()
         check_requests(rows, vocab=self.vocab, limit=self.limit)
-        measured = entropy and self.entropy_top > 0
-        results = Rollouts([[] for _ in rows], [[] for _ in rows], ["length"] * len(rows), version=self.version)
-        if measured:
-            results.sampler_entropy = [[] for _ in rows]
-        budget = [min(r.max_tokens, (self.limit or 1 << 62) - len(r.prompt) - len(r.prefix)) for r in rows]
-        wanted = [i for i, tokens in enumerate(budget) if tokens > 0]
-        if wanted:
-            prompts = [{"prompt_token_ids": [*rows[i].prompt, *rows[i].prefix]} for i in wanted]
-            specs = [self._spec(rows[i], budget[i], self.entropy_top if measured else 0, i if rules else None) for i in wanted]
+        top = self.entropy_top if entropy else 0
+        results, budget = blank(rows, self.version, entropy=top > 0), budgets(rows, self.limit)
+        if any(tokens > 0 for tokens in budget):
             with self._board.open(rules, rows) if rules else contextlib.nullcontext():
-                for places, said in self._steps(wanted, prompts, specs):
-                    for i, answer in zip(places, said, strict=True):
-                        self._write(results, i, answer, rows[i].temperature == 0)
-                    if done is not None:
-                        done(places, [results.tokens[i] for i in places])
+                self._sample(results, rows, budget, top, bool(rules), done)
                 if rules:
                     results.notes = self._board.notes([len(t) for t in results.tokens])
         results.seconds = time.perf_counter() - began
         return results
+
+    def _sample(self, results: Rollouts, rows: Sequence[Request], budget: Sequence[int], top: int, ruled: bool, done: Done | None) -> None:
+        """Write the responses of the rows with a budget into `results`, as they end."""
+        wanted = [i for i, tokens in enumerate(budget) if tokens > 0]
+        prompts = [{"prompt_token_ids": [*rows[i].prompt, *rows[i].prefix]} for i in wanted]
+        specs = [self._spec(rows[i], budget[i], top, i if ruled else None) for i in wanted]
+        for places, answers in self._steps(wanted, prompts, specs):
+            for i, answer in zip(places, answers, strict=True):
+                self._write(results, i, answer, rows[i].temperature == 0)
+            if done is not None:
+                done(places, [results.tokens[i] for i in places])
 
     def _steps(self, wanted: Sequence[int], prompts: Sequence[Any], specs: Sequence[Any]) -> Iterator[tuple[list[int], list[Any]]]:
         """The places of requests and their answers, as they end: the loop of `LLM.generate`. What is left when it is left is dropped."""
@@ -288,30 +281,55 @@ class VllmEngine:
             top_k=row.top_k,
             max_tokens=tokens,
             stop_token_ids=sorted(row.stop),
-            ignore_eos=True,  # `stop` says all
+            ignore_eos=True,  # it is in `stop`, if it counts
             logprobs=top,
             seed=seed,
             detokenize=False,
             extra_args=None if ruled is None else {"rlent_row": ruled},
         )
 
-    def _write(self, results: Rollouts, i: int, said: Any, greedy: bool) -> None:
-        tokens = list(said.token_ids)
-        table = [{k: v.logprob for k, v in position.items()} for position in said.logprobs]
+    def _write(self, results: Rollouts, i: int, answer: Any, greedy: bool) -> None:
+        tokens = list(answer.token_ids)
+        table = [{k: v.logprob for k, v in position.items()} for position in answer.logprobs]
         logps = [0.0 if greedy else position[t] for position, t in zip(table, tokens, strict=True)]
         if not all(value <= 1e-3 for value in logps):  # NaN fails too
             at = next(t for t, value in enumerate(logps) if not value <= 1e-3)
             raise NonFinite(f"the logits are not finite: row {i} at sampled token {at} (weights version {self.version})")
         results.tokens[i], results.sampler_logp[i] = tokens, logps
-        results.finish[i] = "stop" if said.finish_reason == "stop" else "length"
+        results.finish[i] = "stop" if answer.finish_reason == "stop" else "length"
         if results.sampler_entropy is not None:
             results.sampler_entropy[i] = [0.0] * len(tokens) if greedy else [_entropy(list(position.values())) for position in table]
 
 
-def _groups_of(size: int, ranks: int) -> Any:
-    """This rank's group of `size` consecutive ranks. All ranks make all groups together."""
+def _group_of(size: int, ranks: int) -> Any:
+    """This rank's group of `size` consecutive ranks, None for one alone. All ranks make all groups together.
+
+    Raises:
+        UsageError: `size` does not divide the number of ranks.
+    """
+    if ranks % size:
+        raise UsageError(
+            f"engine.tensor_parallel is {size}, which does not divide the {ranks} rank{'s' if ranks > 1 else ''}; "
+            f"a divisor of {ranks} is accepted"
+        )
+    if size == 1:
+        return None
     groups = [dist.new_group(list(range(first, first + size)), backend="gloo") for first in range(0, ranks, size)]
     return groups[dist.get_rank() // size]
+
+
+def _on_gpu(memory: float, eager: bool | None) -> dict[str, Any]:
+    """vLLM's options where there is a GPU."""
+    return {"gpu_memory_utilization": memory, "enforce_eager": bool(eager)}
+
+
+def _on_cpu(cache: int, eager: bool | None, limit: int | None) -> dict[str, Any]:
+    """vLLM's options where there is none; `cache` in GiB.
+
+    A prompt that is read in pieces draws a token for each piece, and only a GPU's generator can take such a draw back.
+    """
+    whole = {"enable_chunked_prefill": False, "max_num_batched_tokens": max(4096, limit or 0)}
+    return {"kv_cache_memory_bytes": cache << 30, "enforce_eager": eager is not False, **whole}
 
 
 @contextlib.contextmanager
@@ -332,18 +350,18 @@ def _memory_of_its_own(group: Any) -> Iterator[None]:
                 os.unlink(left)
 
 
-def _why(error: Exception, model: Any, gpu: bool) -> str:
+def _why(error: Exception, model: Model, gpu: bool) -> str:
     """Why vLLM did not start, and what to do."""
-    said = " ".join(str(error).split())[:400] or type(error).__name__
-    low = said.lower()
+    reason = " ".join(str(error).split())[:400] or type(error).__name__
+    low = reason.lower()
     if any(word in low for word in ("memory", "kv cache", "cache blocks")):
         more = "raise engine.memory" if gpu else "raise engine.cpu_cache"
         return (
-            f"vLLM has too little memory for this model: {said} To lower what it needs, set engine.max_tokens (the longest prompt and response "
+            f"vLLM has too little memory for this model: {reason} To lower what it needs, set engine.max_tokens (the longest prompt and response "
             f"together) or engine.max_batch lower, or use a smaller model; to give it more, {more}"
             + ("" if not gpu else " or engine.tensor_parallel")
         )
-    return f"vLLM cannot run {type(model).__name__}: {said}; engine=native samples any causal language model of transformers"
+    return f"vLLM cannot run {type(model).__name__}: {reason}; engine=native samples any causal language model of transformers"
 
 
 def _entropy(logps: Sequence[float]) -> float:
@@ -355,7 +373,7 @@ def _entropy(logps: Sequence[float]) -> float:
 
 
 def _import() -> Any:
-    """vLLM, told to stay in this process, to leave our threads alone, and to send nothing to anyone."""
+    """vLLM, set to stay in this process, to leave torch's threads alone, and to send nothing to anyone."""
     for name, value in {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_NO_USAGE_STATS": "1",

@@ -1,7 +1,7 @@
 """Decode rules in vLLM: its interface for logits processors around `rlent.engine.rules`, which has the numbers.
 
 vLLM samples in this process, so the engine and its processor share a board: which rules hold, the rows of the current call, and
-what was said of their tokens. vLLM moves rows about in its batch; the board knows them by their index in the call.
+what was noted of their tokens. vLLM moves rows about in its batch; on the board they have their index in the call.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Board:
             self.rules, self.rows = (), []
 
     def notes(self, lengths: Sequence[int]) -> dict[str, list[list[Any]]]:
-        """What was said of each row's tokens, in order."""
+        """What was noted of each row's tokens, in order."""
         names = {name for row in self.rows for name in row.notes}
         starts = [len(row.request.prefix) for row in self.rows]
         return {
@@ -75,25 +75,26 @@ class Board:
         at = [len(row.request.prefix) + len(tokens) for row, tokens in held]
         memories = [row.at(position) for (row, _), position in zip(held, at, strict=True)]
         for some in ([i for i, m in enumerate(memories) if not m], [i for i, m in enumerate(memories) if m]):
-            if not some:
-                continue
-            asked = torch.tensor([held[i][0].request.temperature for i in some], device=logits.device)
-            names = memories[some[0]]
-            memory = {name: torch.stack([memories[i][name] for i in some]) for name in names}
-            position = torch.tensor([at[i] for i in some], device=logits.device)
-            done = follow(self.rules, logits[some], asked, memory, {"position": position})
-            heat = torch.as_tensor(done.temperature, dtype=torch.float32, device=logits.device).expand(len(some))
-            greedy = asked == 0  # vLLM takes the largest by itself
-            out[some] = torch.where(greedy[:, None], done.logits, warp(done.logits, heat)).to(logits.dtype)
-            for j, i in enumerate(some):
-                row = held[i][0]
-                row.fresh = {name: value[j].clone() for name, value in done.memory.items()}
-                for name, values in done.notes.items():
-                    row.notes.setdefault(name, {})[at[i]] = values[j].tolist()
+            if some:
+                rows, memory = [held[i][0] for i in some], [memories[i] for i in some]
+                out[some] = self._follow(logits[some], rows, memory, [at[i] for i in some]).to(logits.dtype)
         return out
 
+    def _follow(self, logits: Tensor, rows: Sequence[Row], memories: Sequence[dict[str, Tensor]], at: Sequence[int]) -> Tensor:
+        """Logits of rows that all have a memory, or all have none; what the rules leave and note goes to the rows."""
+        asked = torch.tensor([row.request.temperature for row in rows], device=logits.device)
+        memory = {name: torch.stack([m[name] for m in memories]) for name in memories[0]}
+        done = follow(self.rules, logits, asked, memory, {"position": torch.tensor(at, device=logits.device)})
+        heat = torch.as_tensor(done.temperature, dtype=torch.float32, device=logits.device).expand(len(rows))
+        for j, row in enumerate(rows):
+            row.fresh = {name: value[j].clone() for name, value in done.memory.items()}
+            for name, values in done.notes.items():
+                row.notes.setdefault(name, {})[at[j]] = values[j].tolist()
+        greedy = asked == 0  # vLLM takes the largest by itself
+        return torch.where(greedy[:, None], done.logits, warp(done.logits, heat))
 
-class Processor(LogitsProcessor):  # type: ignore[misc]
+
+class Processor(LogitsProcessor):  # type: ignore[misc, unused-ignore]
     """vLLM's side: follows its batch, and hands the board the rows that are in it."""
 
     board: Board

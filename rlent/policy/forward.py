@@ -7,8 +7,9 @@ last response token predicts nothing and is left out of the input.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -16,6 +17,32 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from rlent.errors import ModelError
+
+
+class Model(Protocol):
+    """What rlent asks of a causal language model (`transformers.PreTrainedModel` is one). `config` and modules are those of its family."""
+
+    config: Any
+    model: Any
+    forward: Callable[..., Any]
+
+    def __call__(self, *, input_ids: Tensor, use_cache: bool) -> Any: ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
+
+    def modules(self) -> Iterator[nn.Module]: ...
+
+    def eval(self) -> object: ...
+
+    def to(self, device: str | torch.device, /) -> Any: ...
+
+    def get_decoder(self) -> Any: ...
+
+    def get_output_embeddings(self) -> Any: ...
+
+    def save_pretrained(self, folder: str | Path, /, **options: Any) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -80,7 +107,9 @@ class Layout:
 
 
 class Forward(Protocol):
-    """Runs the model on a layout."""
+    """Runs the model on a layout. `packs`: it costs the layout's tokens, a shared prompt once, and not rows times the longest."""
+
+    packs: bool
 
     def __call__(self, layout: Layout, layers: Sequence[int] = ()) -> dict[str, Float[Tensor, "n D"]]:
         """`hidden`, the final hidden state that predicts each response token, and `hidden_<k>` for each k in `layers`:
@@ -91,9 +120,11 @@ class Forward(Protocol):
 class GeneralForward:
     """Through the model's own body, whatever it is."""
 
-    def __init__(self, model: Any) -> None:
+    packs = False
+
+    def __init__(self, model: Model) -> None:
         self.body: Any = model.get_decoder()
-        self.blocks: Any = getattr(self.body, "layers", ())
+        self.blocks: Sequence[nn.Module] = getattr(self.body, "layers", ())
         self.device: torch.device = next(model.parameters()).device
 
     def __call__(self, layout: Layout, layers: Sequence[int] = ()) -> dict[str, Tensor]:
@@ -110,8 +141,8 @@ class GeneralForward:
     def _listening(self, layers: Sequence[int], states: dict[str, Tensor]) -> Iterator[None]:
         """While inside, what goes into the k-th of the body's layers is kept as `hidden_<k>`."""
 
-        def keep(name: str) -> Any:
-            def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], dict[str, Tensor]], None]:
+            def hook(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
                 states[name] = args[0] if args else kwargs["hidden_states"]
 
             return hook
@@ -124,7 +155,18 @@ class GeneralForward:
                 handle.remove()
 
 
-def text_config(model: nn.Module) -> Any:
+def text_config(model: Model) -> Any:
     """The configuration of the language model, also of a model that does more."""
-    config: Any = model.config
-    return config.get_text_config()
+    return model.config.get_text_config()
+
+
+def position_limit(config: Any) -> int | None:
+    """The most tokens of a row, from a model's configuration; None: no limit."""
+    limit: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return limit
+
+
+def attends_fully(config: Any) -> bool:
+    """Whether each layer of a language model attends to all earlier tokens, and to no window of them."""
+    kinds = getattr(config, "layer_types", None) or ()
+    return getattr(config, "sliding_window", None) is None and all(kind == "full_attention" for kind in kinds)

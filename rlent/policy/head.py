@@ -10,15 +10,11 @@ and turns it in place into the gradient
 with respect to `logits / temperature` (derivation: `rlent.math.entropy`). The vocabulary is the outer loop, so each row of
 the weight is read once in a pass, and its gradient is summed in float32 and written once. A probe sees whole rows of the
 vocabulary, so with probes a tile is `chunk` tokens wide and V long.
-
-When the upstream gradients are known beforehand, `token_statistics_backward` needs no second visit: it keeps the logits of
-`chunk` tokens between the two halves, and costs three matrix products like plain backpropagation.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -28,8 +24,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from rlent.math.entropy import reduction_dtype
-
-Probe = Callable[..., Any]
+from rlent.policy.probes import Probe, call_probe
 
 TILE = {"cpu": 1 << 23, "cuda": 1 << 26}
 """Most logits of a tile, by device: 32 MB of float32 on a CPU, where threads meet after each operation; 256 MB on a GPU."""
@@ -41,16 +36,7 @@ ROWS = {"cpu": 4096, "cuda": 8192}
 """Tokens of a tile, when there are more."""
 
 KEPT = 1 << 26
-"""Logits held at a time by what needs whole rows of the vocabulary (probes, the one-pass path): 256 MB of float32."""
-
-
-class OnePass(NamedTuple):
-    """Values and gradients of `token_statistics_backward`. `d_weight` and `d_bias` are in the reduction precision."""
-
-    values: dict[str, Tensor]
-    d_hidden: Tensor
-    d_weight: Tensor
-    d_bias: Tensor | None
+"""Logits held at a time where probes need whole rows of the vocabulary: 256 MB of float32."""
 
 
 def token_statistics(
@@ -89,57 +75,6 @@ def token_statistics(
     return found | dict(zip(job.names, rest, strict=True))
 
 
-@torch.no_grad()
-def token_statistics_backward(
-    hidden: Float[Tensor, "n D"],
-    weight: Float[Tensor, "V D"],
-    target: Int[Tensor, " n"],
-    g_logp: Float[Tensor, " n"],
-    g_entropy: Float[Tensor, " n"] | None = None,
-    *,
-    temperature: float = 1.0,
-    bias: Float[Tensor, " V"] | None = None,
-    entropy: bool | None = None,
-    chunk: int | None = None,
-    softcap: float | None = None,
-    d_weight: Float[Tensor, "V D"] | None = None,
-) -> OnePass:
-    """Values and gradients in one visit, for upstream gradients that do not depend on the values.
-
-    Equal to `token_statistics` followed by `backward` with `g_logp` and `g_entropy`, without its second making of the
-    logits. `d_weight`, if given (in the reduction precision), is added to in place.
-    """
-    entropy = g_entropy is not None if entropy is None else entropy or g_entropy is not None
-    head = _Head(hidden, weight, bias, _Job(target, temperature, softcap, entropy, chunk=chunk))
-    n, size = len(hidden), len(weight)
-    cols = list(_spans(size, max(1, head.tile // max(1, min(n, head.whole_rows)))))
-    d_hidden = torch.zeros(hidden.shape, dtype=head.dtype, device=hidden.device)
-    fresh = d_weight is None
-    if d_weight is None:
-        d_weight = torch.empty(weight.shape, dtype=head.dtype, device=weight.device)
-    if n == 0 and fresh:
-        d_weight.zero_()
-    d_bias = None if bias is None else torch.zeros_like(bias, dtype=head.dtype)
-    running = _Running(n, head)
-    upstream = (g_logp.to(head.dtype), None if g_entropy is None else g_entropy.to(head.dtype))
-    rows = min(n, head.whole_rows)
-    store, work = head.work(rows, size), head.work(rows, cols[0][1])
-    for a, b in _spans(n, head.whole_rows):
-        kept = []
-        for lo, hi in cols:
-            z = head.logits(a, b, lo, hi, store[rows * lo : rows * hi])
-            kept.append((z, running.add(z, a, b, lo, hi, work)))
-        running.finish(a, b)
-        for (lo, hi), (z, shift) in zip(cols, kept, strict=True):
-            g = head.gradient(z, running, a, b, lo, hi, *upstream, work=work, shift=shift)
-            head.add_hidden(d_hidden, g, a, b, lo, hi)
-            head.add_weight(d_weight[lo:hi], g, a, b, fresh and a == 0)
-            if d_bias is not None:
-                d_bias[lo:hi].add_(g.sum(0), alpha=head.scale)
-    values = {"logp": running.logp} | ({"entropy": running.entropy} if running.entropy is not None else {})
-    return OnePass(values, d_hidden.to(hidden.dtype), d_weight, d_bias)
-
-
 @dataclass
 class _Job:
     """What to compute; `names` is filled with the probes' outputs when they first answer."""
@@ -158,26 +93,20 @@ class _Job:
         seen = {"logits": z, "hidden": hidden, "target": self.target[a:b]} | {k: v[a:b] for k, v in self.streams.items()}
         found: dict[str, Tensor] = {}
         for name, probe in self.probes.items():
-            answer = call_probe(probe, seen)
-            found |= {f"{name}_{k}": v for k, v in answer.items()} if isinstance(answer, Mapping) else {name: answer}
+            found |= call_probe(name, probe, seen)
         for name, value in found.items():
             if value.shape != (b - a,):
                 raise ValueError(f"probe '{name}' returned shape {tuple(value.shape)} for {b - a} tokens; [{b - a}] is expected")
         return found
 
 
-def probe_reads(probe: Probe) -> tuple[str, ...]:
-    """The streams a probe names: its positional parameters, or `reads` of an object that says so."""
-    reads = getattr(probe, "reads", None)
-    if reads is not None:
-        return tuple(reads)
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return tuple(p.name for p in inspect.signature(probe).parameters.values() if p.kind in kinds and p.default is p.empty)
+class _Upstream(NamedTuple):
+    """Of each token [n]: log-sum-exp and entropy of its logits, and the gradients of its statistics (None: not differentiated)."""
 
-
-def call_probe(probe: Probe, streams: Mapping[str, Any]) -> Any:
-    """Call a probe on the streams it names. An object with `reads` takes the mapping itself."""
-    return probe(streams) if getattr(probe, "reads", None) is not None else probe(*[streams[name] for name in probe_reads(probe)])
+    lse: Tensor
+    entropy: Tensor | None
+    g_logp: Tensor | None
+    g_entropy: Tensor | None
 
 
 class _Head:
@@ -233,34 +162,20 @@ class _Head:
         return z
 
     def gradient(
-        self,
-        z: Tensor,
-        running: _Running,
-        a: int,
-        b: int,
-        lo: int,
-        hi: int,
-        g_logp: Tensor | None,
-        g_entropy: Tensor | None,
-        *,
-        work: Tensor,
-        shift: Tensor | None = None,
-        extra: Tensor | None = None,
+        self, z: Tensor, upstream: _Upstream, a: int, b: int, lo: int, hi: int, *, work: Tensor, extra: Tensor | None = None
     ) -> Tensor:
-        """Turn logits (less `shift` [t]) in place into the gradient of the linear layer's output over the temperature.
+        """Turn a tile's logits in place into the gradient of the linear layer's output over the temperature.
 
         `extra` is a gradient with respect to the logits that comes from elsewhere.
         """
         damp = None
         if self.cap is not None:
-            damp = z.clone() if shift is None else z + shift[:, None]
-            damp.div_(self.cap).square_().neg_().add_(1.0)
-        lse = running.lse[a:b] if shift is None else running.lse[a:b] - shift
-        z.sub_(lse[:, None])  # log p
-        up = None if g_logp is None else g_logp[a:b]
-        if g_entropy is not None and running.entropy is not None:
-            slope = g_entropy[a:b]
-            level = slope * running.entropy[a:b] if up is None else slope * running.entropy[a:b] + up
+            damp = z.clone().div_(self.cap).square_().neg_().add_(1.0)
+        z.sub_(upstream.lse[a:b, None])  # log p
+        up = None if upstream.g_logp is None else upstream.g_logp[a:b]
+        if upstream.g_entropy is not None and upstream.entropy is not None:
+            slope = upstream.g_entropy[a:b]
+            level = slope * upstream.entropy[a:b] if up is None else slope * upstream.entropy[a:b] + up
             p = torch.exp(z, out=_view(work, *z.shape))
             z.mul_(slope[:, None]).add_(level[:, None]).mul_(p).neg_()
         elif up is not None:
@@ -305,12 +220,10 @@ class _Running:
         self.sum = zeros.clone()
         self.moment = zeros.clone() if head.job.entropy else None
         self.logp = zeros.clone()  # the target's logit until `finish`
-        self.lse = zeros.clone()
-        self.entropy = zeros.clone() if head.job.entropy else None
         self.target = head.job.target
 
-    def add(self, z: Tensor, a: int, b: int, lo: int, hi: int, work: Tensor) -> Tensor:
-        """Take in a tile. The tile is left with `shift` [t] subtracted, which is returned."""
+    def add(self, z: Tensor, a: int, b: int, lo: int, hi: int, work: Tensor) -> None:
+        """Take in a tile, which is used up."""
         place = self.target[a:b] - lo
         inside = (place >= 0) & (place < hi - lo)
         hit = z.gather(1, place.clamp(0, hi - lo - 1)[:, None]).squeeze(1)
@@ -325,15 +238,12 @@ class _Running:
         if self.moment is not None:
             self.moment[a:b].add_(e.mul_(z).sum(1))
         self.top[a:b] = shift
-        return shift
 
-    def finish(self, a: int, b: int) -> None:
-        """All of the vocabulary was seen for tokens a to b."""
-        log_sum = self.sum[a:b].log()
-        self.lse[a:b] = self.top[a:b] + log_sum
-        self.logp[a:b].sub_(self.top[a:b]).sub_(log_sum)
-        if self.entropy is not None and self.moment is not None:
-            self.entropy[a:b] = log_sum - self.moment[a:b] / self.sum[a:b]
+    def finish(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """After the whole vocabulary: log-probability, log-sum-exp and entropy [n]."""
+        log_sum = self.sum.log()
+        entropy = None if self.moment is None else log_sum - self.moment / self.sum
+        return self.logp.sub_(self.top).sub_(log_sum), self.top + log_sum, entropy
 
 
 class _Statistics(torch.autograd.Function):
@@ -353,59 +263,73 @@ class _Statistics(torch.autograd.Function):
                         probed[name] = value.new_empty(n, dtype=value.dtype if value.is_floating_point() else head.dtype)
                     probed[name][a:b] = value
                 running.add(z, a, b, lo, hi, work)
-        running.finish(0, n)
+        logp, lse, ent = running.finish()
         if job.probes and n == 0:
             probed = _empty_answers(job, head)
         job.names = list(probed)
         ctx.job = job
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(hidden, weight, bias, running.lse, running.entropy)
-        return running.logp, None if running.entropy is None else running.entropy.clone(), *probed.values()
+        ctx.save_for_backward(hidden, weight, bias, lse, ent)
+        return logp, None if ent is None else ent.clone(), *probed.values()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g_logp: Tensor | None, g_entropy: Tensor | None, *g_probes: Tensor | None) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, lse, entropy = ctx.saved_tensors
+        hidden, weight, bias, lse, ent = ctx.saved_tensors
         job: _Job = ctx.job
-        to_hidden, to_weight, to_bias, _ = ctx.needs_input_grad
         head = _Head(hidden, weight, bias, job)
-        n = len(hidden)
         cols, rows = head.tiles()
-        running = _Running(0, head)
-        running.lse, running.entropy = lse, entropy
-        upstream = {k: g for k, g in zip(job.names, g_probes, strict=True) if g is not None}
-        d_hidden = torch.zeros(hidden.shape, dtype=head.dtype, device=hidden.device) if to_hidden else None
-        d_weight = (torch.empty_like if n else torch.zeros_like)(weight) if to_weight else None
-        d_bias = torch.zeros_like(bias, dtype=head.dtype) if to_bias else None
+        upstream = _Upstream(lse, ent, g_logp, g_entropy)
+        probed = {k: g for k, g in zip(job.names, g_probes, strict=True) if g is not None}
+        sums = _Sums(head, hidden, weight, bias, ctx.needs_input_grad)
         tile, work = _buffers(head, cols, rows)
         for lo, hi in cols:
-            d_cols = None
-            if d_weight is not None:
-                d_cols = (
-                    d_weight[lo:hi]
-                    if weight.dtype == head.dtype
-                    else torch.empty(hi - lo, weight.shape[1], dtype=head.dtype, device=weight.device)
-                )
+            sums.open(lo, hi)
             for a, b in rows:
                 z = head.logits(a, b, lo, hi, tile)
-                extra, to_h = _probe_gradient(job, z, hidden[a:b], a, b, upstream) if upstream else (None, None)
-                g = head.gradient(z, running, a, b, lo, hi, g_logp, g_entropy, work=work, extra=extra)
-                if d_hidden is not None:
-                    head.add_hidden(d_hidden, g, a, b, lo, hi)
-                    if to_h is not None:
-                        d_hidden[a:b].add_(to_h)
-                if d_cols is not None:
-                    head.add_weight(d_cols, g, a, b, a == 0)
-                if d_bias is not None:
-                    d_bias[lo:hi].add_(g.sum(0), alpha=head.scale)
-            if d_weight is not None and weight.dtype != head.dtype and d_cols is not None and n:
-                d_weight[lo:hi] = d_cols
-        return (
-            None if d_hidden is None else d_hidden.to(hidden.dtype),
-            d_weight,
-            None if d_bias is None else d_bias.to(bias.dtype),
-            None,
-        )
+                extra, to_hidden = _probe_gradient(job, z, hidden[a:b], a, b, probed) if probed else (None, None)
+                sums.add(head.gradient(z, upstream, a, b, lo, hi, work=work, extra=extra), to_hidden, a, b, lo, hi)
+            sums.close(lo, hi)
+        return *sums.gradients(), None
+
+
+class _Sums:
+    """The gradients of hidden states, weight and bias, summed over tiles; None where none is asked for."""
+
+    def __init__(self, head: _Head, hidden: Tensor, weight: Tensor, bias: Tensor | None, wanted: Sequence[bool]) -> None:
+        self.head = head
+        self.hidden = torch.zeros(hidden.shape, dtype=head.dtype, device=hidden.device) if wanted[0] else None
+        self.weight = (torch.empty_like if len(hidden) else torch.zeros_like)(weight) if wanted[1] else None
+        self.bias = None if bias is None or not wanted[2] else torch.zeros_like(bias, dtype=head.dtype)
+        self.dtypes = hidden.dtype, None if bias is None else bias.dtype
+        self.columns: Tensor | None = None  # the weight's rows lo to hi, in the reduction precision
+
+    def open(self, lo: int, hi: int) -> None:
+        """Begin with the rows lo to hi of the weight."""
+        if self.weight is not None:
+            own = self.weight[lo:hi]
+            self.columns = own if own.dtype == self.head.dtype else torch.empty(own.shape, dtype=self.head.dtype, device=own.device)
+
+    def add(self, g: Tensor, to_hidden: Tensor | None, a: int, b: int, lo: int, hi: int) -> None:
+        """Add a tile's gradient, and what else goes to its hidden states."""
+        if self.hidden is not None:
+            self.head.add_hidden(self.hidden, g, a, b, lo, hi)
+            if to_hidden is not None:
+                self.hidden[a:b].add_(to_hidden)
+        if self.columns is not None:
+            self.head.add_weight(self.columns, g, a, b, a == 0)
+        if self.bias is not None:
+            self.bias[lo:hi].add_(g.sum(0), alpha=self.head.scale)
+
+    def close(self, lo: int, hi: int) -> None:
+        """All tokens were seen for the rows lo to hi of the weight."""
+        if self.weight is not None and self.columns is not None and self.columns.dtype != self.weight.dtype and len(self.head.hidden):
+            self.weight[lo:hi] = self.columns
+
+    def gradients(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Those of hidden states, weight and bias, in their own precision."""
+        hidden, bias = (None if g is None else g.to(dtype) for g, dtype in zip((self.hidden, self.bias), self.dtypes, strict=True))
+        return hidden, self.weight, bias
 
 
 def _probe_gradient(

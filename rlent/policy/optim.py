@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from rlent.errors import CheckpointError, NonFinite
+from rlent.policy.shard import full_tensor, is_split
 
 Schedule = Literal["constant", "linear", "cosine"]
 SCHEDULES: tuple[Schedule, ...] = ("constant", "linear", "cosine")
@@ -23,13 +25,16 @@ def lr_at(
     """The learning rate of a step, counted from 0.
 
     It rises over `warmup_steps` in equal stairs, lr / warmup_steps first; then stays (`constant`), or falls to
-    `final_share * lr`, which the last of `steps` has, on a line or along half a cosine, and stays there.
+    `final_share * lr`, which the last of `steps` has, on a line or along half a cosine, and stays there. A closed form, and none of
+    `torch.optim.lr_scheduler`, whose chained factors round otherwise and would be a second counter beside the steps of the run.
 
     Raises:
-        ValueError: an unknown schedule.
+        ValueError: an unknown schedule, or one that falls without `steps`.
     """
     if schedule not in SCHEDULES:
         raise ValueError(f"optim.schedule is {schedule!r}; one of {', '.join(SCHEDULES)} is accepted")
+    if schedule != "constant" and steps < 1:
+        raise ValueError(f"optim.schedule is {schedule}, which falls over the steps of the run, and their number was not given")
     if step < warmup_steps:
         return lr * (step + 1) / warmup_steps
     if schedule == "constant":
@@ -67,22 +72,9 @@ class Update:
     ) -> None:
         self.params = {name: p for name, p in named if p.requires_grad}
         self.masters = {name: p.detach().float() if p.dtype in _HALF else p for name, p in self.params.items()}
-        self.lr, self.max_norm, self.per_step, self.count = lr, max_norm, per_step, 0
-        self.timing: dict[str, Any] = {"schedule": schedule, "warmup_steps": warmup_steps, "final_share": final_share, "steps": steps}
-        lr_at(0, lr=lr, **self.timing)
-        if schedule != "constant" and steps < 1:
-            raise ValueError(f"optim.schedule is {schedule}, which falls over the steps of the run, and their number was not given")
-        leaves = list(self.masters.values())
-        groups = [
-            {"params": [p for p in leaves if p.ndim > 1], "weight_decay": weight_decay},
-            {"params": [p for p in leaves if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        fused = all(p.device.type in ("cpu", "cuda") for p in leaves)
-        first, second = betas
-        self.adam = torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=(first, second), eps=eps, fused=fused)
-        for p in leaves:  # now rather than at the first update, so that a state can be loaded into them
-            place = p.device if fused else torch.device("cpu")
-            self.adam.state[p] = {"step": torch.zeros((), device=place), **{k: torch.zeros_like(p) for k in _MOMENTS}}
+        self.max_norm, self.per_step, self.count = max_norm, per_step, 0
+        self.rate = functools.partial(lr_at, lr=lr, schedule=schedule, warmup_steps=warmup_steps, final_share=final_share, steps=steps)
+        self.adam = _adam(list(self.masters.values()), lr=self.rate(0), betas=betas, eps=eps, weight_decay=weight_decay)
 
     @torch.no_grad()
     def step(self) -> dict[str, float]:
@@ -100,12 +92,12 @@ class Update:
             raise NonFinite(self._blame())
         clipped = self.max_norm is not None and norm > self.max_norm
         if clipped and self.max_norm is not None:
-            torch._foreach_mul_(grads, self.max_norm / (norm + 1e-6))
+            torch._foreach_mul_(grads, self.max_norm / (norm + 1e-6))  # as `clip_grads_with_norm_`, with the norm on the host already
         for name, p in self.params.items():
             master = self.masters[name]
             if master is not p:
                 master.grad = None if p.grad is None else p.grad.to(master.dtype)
-        rate = lr_at(self.count // self.per_step, lr=self.lr, **self.timing)
+        rate = self.rate(self.count // self.per_step)
         for group in self.adam.param_groups:
             group["lr"] = rate
         self.adam.step()
@@ -161,13 +153,31 @@ class Update:
         self.count = int(plain["count"])
 
 
+def _adam(leaves: Sequence[Tensor], *, lr: float, betas: Iterable[float], eps: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW with its moments there, so that a state can be loaded into them before the first update."""
+    groups = [
+        {"params": [p for p in leaves if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in leaves if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    fused = all(p.device.type in ("cpu", "cuda") for p in leaves)
+    first, second = betas
+    adam = torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=(first, second), eps=eps, fused=fused)
+    for p in leaves:
+        place = p.device if fused else torch.device("cpu")
+        adam.state[p] = {"step": torch.zeros((), device=place), **{k: torch.zeros_like(p) for k in _MOMENTS}}
+    return adam
+
+
 def _norm(grads: list[Tensor]) -> Tensor:
-    """The Euclidean norm of all gradients together."""
+    """The Euclidean norm of all gradients together.
+
+    Of gradients that are split over ranks it is `get_total_norm`, which adds up over ranks. Of others it is not: that would round the
+    norm of each half-precision gradient to half precision, and the sum to float32.
+    """
     if not grads:
         return torch.zeros(())
-    if any(hasattr(g, "full_tensor") for g in grads):  # split over ranks
-        total = nn.utils.get_total_norm(grads)
-        return total.full_tensor() if hasattr(total, "full_tensor") else total
+    if any(is_split(g) for g in grads):
+        return full_tensor(nn.utils.get_total_norm(grads))
     norms = torch._foreach_norm([g.float() if g.dtype in _HALF else g for g in grads])
     norm: Tensor = torch.linalg.vector_norm(torch.stack([n.to(norms[0].device) for n in norms]).double())
     return norm

@@ -24,7 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from rlent.policy.forward import GeneralForward, Layout, text_config
+from rlent.policy.forward import Forward, GeneralForward, Layout, Model, attends_fully, text_config
 
 NAME = "rlent_packed"
 """The attention's name in transformers' interface. A config with this name still attends as `sdpa` where nothing is packed."""
@@ -131,14 +131,14 @@ class Packed:
         own = torch.cat((self.starts, self.begins[rows]))[segment]
         keys = torch.where(offset < before, begin + offset, own + offset - before)
         zero = torch.zeros(1, dtype=torch.long)
-        bounds = [torch.cat((zero, x.cumsum(0))).to(torch.int32) for x in (queries, seen)]
-        return keys, *bounds, int(queries.max()), int(seen.max())
+        ends_q, ends_k = (torch.cat((zero, x.cumsum(0))).to(torch.int32) for x in (queries, seen))
+        return keys, ends_q, ends_k, int(queries.max()), int(seen.max())
 
 
 def _sent(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
     """Whole numbers on a device, sent at once."""
     flat = torch.cat([t.long() for t in tensors]).to(device)
-    return [part.to(t.dtype) for part, t in zip(flat.split([t.numel() for t in tensors]), tensors, strict=True)]
+    return [part.to(t.dtype) for part, t in zip(torch.split(flat, [t.numel() for t in tensors]), tensors, strict=True)]
 
 
 def buckets(lengths: Sequence[int]) -> list[list[int]]:
@@ -163,8 +163,8 @@ def attend_rows(q: Float[Tensor, "M H d"], k: Float[Tensor, "M K d"], v: Float[T
     heads, shared = q.shape[1], q.shape[1] != k.shape[1]
     found, at = [], 0
     for rows, width in packed.padded.buckets:
-        own = [t[at : at + rows * width].view(rows, width, -1, t.shape[-1]).transpose(1, 2) for t in places]
-        mixed = scaled_dot_product_attention(*own, is_causal=True, scale=scale, enable_gqa=shared)
+        qs, ks, vs = (t[at : at + rows * width].view(rows, width, -1, t.shape[-1]).transpose(1, 2) for t in places)
+        mixed = scaled_dot_product_attention(qs, ks, vs, is_causal=True, scale=scale, enable_gqa=shared)
         found.append(mixed.transpose(1, 2).reshape(rows * width, heads * v.shape[-1]))
         at += rows * width
     return found[0] if len(found) == 1 else torch.cat(found)
@@ -206,7 +206,8 @@ def _varlen() -> Callable[..., Tensor]:
                 options["enable_gqa"] = True
             else:
                 k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], 1) for t in (k, v))
-        return varlen_attn(q, k, v, ends_q, ends_k, longest_q, longest_k, **options)
+        mixed: Any = varlen_attn(q, k, v, ends_q, ends_k, longest_q, longest_k, **options)
+        return mixed
 
     return own
 
@@ -224,13 +225,12 @@ def chosen(way: str, device: torch.device, dtype: torch.dtype) -> str:
     return "varlen"
 
 
-def obstacle(model: Any) -> str | None:
+def obstacle(model: Model) -> str | None:
     """Why a model cannot be packed, before it is tried, or None."""
-    config: Any = text_config(model)
+    config = text_config(model)
     if config._attn_implementation not in ("sdpa", NAME):
         return f"its attention is {config._attn_implementation}"
-    kinds = getattr(config, "layer_types", None) or ()
-    if getattr(config, "sliding_window", None) is not None or any(kind != "full_attention" for kind in kinds):
+    if not attends_fully(config):
         return "it has layers without full attention"
     return None
 
@@ -238,7 +238,9 @@ def obstacle(model: Any) -> str | None:
 class PackedForward(GeneralForward):
     """Through the model's own modules, packed; the interface is `rlent.policy.forward.Forward`."""
 
-    def __init__(self, model: Any, way: str = "rows") -> None:
+    packs = True
+
+    def __init__(self, model: Model, way: str = "rows") -> None:
         super().__init__(model)
         self.way = way
         _register()
@@ -303,7 +305,7 @@ def apart(a: Tensor, b: Tensor) -> float:
 
 
 @torch.no_grad()
-def difference(one: Any, other: Any, vocab: int) -> float:
+def difference(one: Forward, other: Forward, vocab: int) -> float:
     """How far two forwards of a model are apart on two rows of one prompt, as a share of the largest hidden state."""
     layout = two_rows(vocab)
     return apart(one(layout)["hidden"], other(layout)["hidden"])

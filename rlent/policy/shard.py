@@ -19,9 +19,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
 from rlent.errors import ModelError, UsageError
+from rlent.policy.forward import Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class Sharding:
 class Root(nn.Module):
     """Gathers what belongs to no layer (embedding, last norm, head) for as long as some work takes."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Model) -> None:
         super().__init__()
         self.model = model
 
@@ -48,7 +50,7 @@ class Root(nn.Module):
         return work()
 
 
-def recompute_layers(model: Any) -> None:
+def recompute_layers(model: Model) -> None:
     """Keep only each layer's input for the backward pass and compute the rest again (activation checkpointing).
 
     `forward` is replaced and not wrapped in a module, so that parameters keep their names.
@@ -57,7 +59,7 @@ def recompute_layers(model: Any) -> None:
         layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
 
 
-def compile_layers(model: Any) -> None:
+def compile_layers(model: Model) -> None:
     """Compile each layer's norms and MLP, for rows of any number; the attention stays as it is, since packed rows go through it.
 
     A module compiles itself: parameters keep their names.
@@ -68,7 +70,7 @@ def compile_layers(model: Any) -> None:
                 part.compile(dynamic=True)
 
 
-def shard(model: Any, how: Sharding) -> Root:
+def shard(model: Model, how: Sharding) -> Root:
     """Split a model over all ranks, in place.
 
     Raises:
@@ -99,8 +101,19 @@ def shard(model: Any, how: Sharding) -> Root:
     return root
 
 
-def _layers(model: Any) -> list[nn.Module]:
-    found = getattr(model.get_decoder(), "layers", None) or getattr(model.get_decoder(), "h", None)
+def is_split(tensor: Tensor) -> bool:
+    """Whether ranks hold a part of it each."""
+    return isinstance(tensor, DTensor)
+
+
+def full_tensor(tensor: Tensor) -> Tensor:
+    """A tensor with the parts that other ranks hold; of a split one all ranks must ask together."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _layers(model: Model) -> list[nn.Module]:
+    body = model.get_decoder()
+    found = getattr(body, "layers", None) or getattr(body, "h", None)
     if not found:
         raise ModelError(
             f"{type(model).__name__} has no list of layers (`layers` or `h`) in its decoder, by which it could be split over ranks"

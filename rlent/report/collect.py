@@ -11,6 +11,7 @@ from typing import Any
 
 from rlent.errors import DataError, UsageError
 from rlent.eval.result import Evaluation
+from rlent.metrics.final import at_end
 from rlent.recipe.compose import contrast, flat
 from rlent.runs.folder import RunFolder
 from rlent.seats import SEATS
@@ -52,8 +53,7 @@ class RunData:
 
     def at_end(self, metric: str, steps: int = 1) -> float:
         """Mean over the last `steps` values; NaN where there are none."""
-        values = self.series(metric)[1][-steps:]
-        return math.fsum(values) / len(values) if values else math.nan
+        return at_end(self.series(metric)[1], last=steps)
 
     def total(self, metric: str) -> float:
         return math.fsum(self.series(metric)[1])

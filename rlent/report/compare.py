@@ -17,10 +17,8 @@ from scipy import stats
 from rlent.errors import UsageError
 from rlent.eval.compare import by_seed, settings_changed
 from rlent.math.passk import Array, bootstrap_interval, interquartile_interval, interquartile_mean, paired_bootstrap
+from rlent.metrics.final import LAST
 from rlent.report.collect import Method, RunData
-
-LAST = 5
-"""Logged steps at the end of a run whose mean is its final value."""
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rlent.metrics.final import LAST, at_end
 from rlent.track.record import read_rows
-
-LAST = 5
-"""Steps at the end whose mean entropy is compared."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +43,8 @@ def measure(branches: Mapping[tuple[str, int, str], Path], at: int) -> list[Pair
         rows = [r for r in read_rows(folder / "metrics.jsonl") if r["step"] > at]
         if rows:
             effects = [v for k, v in rows[0].items() if k.startswith("effect/") and v is not None]
-            tail = [r["entropy/mean"] for r in rows[-LAST:]]
-            found[key] = (max(effects, default=math.nan), rows[0].get("pull/abs", math.nan), math.fsum(tail) / len(tail))
+            entropy = at_end([r["entropy/mean"] for r in rows])
+            found[key] = (max(effects, default=math.nan), rows[0].get("pull/abs", math.nan), entropy)
     pairs = []
     for method in dict.fromkeys(m for m, _, _ in found):
         whole = [v[2] for (m, _, scope), v in found.items() if m == method and scope == "minibatch"]

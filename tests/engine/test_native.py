@@ -11,11 +11,12 @@ import torch
 import transformers
 
 from rlent.engine import auto
-from rlent.engine.base import Engine
-from rlent.engine.decode import Decoder, LeanDecoder
+from rlent.engine.base import Engine, Weights
 from rlent.engine.native import NativeEngine
 from rlent.errors import EngineError, ModelError, NonFinite
 from rlent.math import noise
+from rlent.policy.cpu import LeanDecoder
+from rlent.policy.decode import Decoder
 from rlent.types import Request
 
 V, STOP = 24, 2
@@ -416,7 +417,7 @@ def test_long_responses_grow_the_cache_and_the_noise():
 
 
 def test_load_records_the_version_and_refuses_another_module():
-    class Policy:
+    class Policy(Weights):
         def __init__(self, model):
             self.model = model
 

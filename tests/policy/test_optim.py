@@ -113,6 +113,12 @@ def test_half_precision_weights_move_by_less_than_their_rounding():
     assert float(named["w"].detach()[0, 0]) < 1.0
 
 
+def test_the_norm_of_half_precision_gradients_is_not_rounded_to_half_precision():
+    named = {"w": nn.Parameter(torch.ones(3, 3, dtype=torch.bfloat16)), "v": nn.Parameter(torch.ones(2, 1, dtype=torch.bfloat16))}
+    give(named, 1.0)  # 11 ones: a bfloat16 norm of the first, 3, is exact, and of the second sqrt 2 is 1.4140625
+    assert Update(named.items(), lr=1e-4).step()["grad_norm"] == pytest.approx(math.sqrt(11), rel=1e-7)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_stopped_and_resumed_equals_never_stopped_bit_for_bit(dtype):
     options = {"lr": 0.05, "weight_decay": 0.1, "schedule": "cosine", "steps": 6, "warmup_steps": 1}

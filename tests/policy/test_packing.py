@@ -10,12 +10,12 @@ from test_policy import gradients, part, qwen2, spread
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from rlent.engine.decode import Decoder
 from rlent.errors import ModelError
 from rlent.policy import packing
 from rlent.policy.cpu import lean as lean_family
 from rlent.policy.cpu import short as packing_short
 from rlent.policy.cpu.short import fits
+from rlent.policy.decode import Decoder
 from rlent.policy.forward import Layout
 from rlent.policy.packing import Packed, buckets
 from rlent.policy.policy import Policy

@@ -14,7 +14,7 @@ from rlent.data.demonstrations import demonstrations
 from rlent.data.templates import TEMPLATES, Template
 from rlent.errors import DataError
 from rlent.metrics import step_metrics, update_metrics
-from rlent.policy.policy import load_tokenizer
+from rlent.policy.load import load_tokenizer
 from rlent.runs import kept as frozen
 from rlent.sampling.reference import problem_of
 from rlent.types import Batch

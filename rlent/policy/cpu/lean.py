@@ -22,46 +22,44 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from rlent.policy import packing
+from rlent.policy.cpu.fits import Checks, causal, hooked, obstacle
 from rlent.policy.cpu.products import ROWS, linear, linear_add, outer, times, times_add
 from rlent.policy.cpu.short import Short, attend_short, fits
-from rlent.policy.forward import Layout
-from rlent.policy.packing import Packed, attend_rows
+from rlent.policy.forward import Layout, Model, attends_fully
+from rlent.policy.packing import NAME, Packed, attend_rows
 
 TYPES = ("llama", "mistral", "qwen2")
 
 
-def obstacle(model: Any) -> str | None:
-    """Why a model needs the general forward, or None."""
-    config: Any = getattr(model, "config", None)
-    if getattr(config, "model_type", None) not in TYPES or not type(model).__name__.endswith("ForCausalLM"):
-        return f"it is not one of {', '.join(TYPES)}"
-    if getattr(config, "sliding_window", None) is not None or any(
-        k != "full_attention" for k in getattr(config, "layer_types", None) or ()
-    ):
-        return "it has layers without full attention"
-    if config.hidden_act not in ("silu", "swish") or getattr(config, "mlp_bias", False):
-        return "its MLP is not plain SwiGLU"
-    if config._attn_implementation not in ("sdpa", packing.NAME):
-        return f"its attention is {config._attn_implementation}"
-    if any(m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m) for m in model.modules()):
-        return "there are hooks on its modules"
-    if not all(type(m).__module__.startswith(("transformers.", "torch.nn.")) for m in model.modules()):
-        return "its modules are not those of transformers"
-    wide = (torch.float32, torch.float64)
-    if any(type(p) is not nn.Parameter or p.dtype not in wide or p.device.type != "cpu" for p in model.parameters()):
-        return "its parameters are not plain float32 or float64 ones on the CPU"
-    if getattr(model.model, "gradient_checkpointing", False):
-        return "it recomputes activations"
-    return None
+_CHECKS: Checks = (
+    (f"it is not one of {', '.join(TYPES)}", lambda m: causal(m, TYPES)),
+    ("it has layers without full attention", lambda m: attends_fully(m.config)),
+    ("its MLP is not plain SwiGLU", lambda m: m.config.hidden_act in ("silu", "swish") and not getattr(m.config, "mlp_bias", False)),
+    ("its attention is not SDPA", lambda m: m.config._attn_implementation in ("sdpa", NAME)),
+    ("there are hooks on its modules", lambda m: not any(hooked(x) for x in m.modules())),
+    ("its modules are not those of transformers", lambda m: all(type(x).__module__.startswith(("transformers.", "torch.nn.")) for x in m.modules())),
+    ("its parameters are not plain float32 or float64 ones on the CPU", lambda m: all(_wide(p) for p in m.parameters())),
+    ("it recomputes activations", lambda m: not m.model.gradient_checkpointing),
+)  # fmt: skip
+
+
+def _wide(p: Tensor) -> bool:
+    return type(p) is nn.Parameter and p.dtype in (torch.float32, torch.float64) and p.device.type == "cpu"
 
 
 class LeanForward:
     """See the module; the interface is `rlent.policy.forward.Forward`."""
 
-    def __init__(self, model: Any) -> None:
+    packs = True
+
+    def __init__(self, model: Model) -> None:
         self.body: Any = model.model
         self.head_dim: int = self.body.layers[0].self_attn.head_dim
+
+    @staticmethod
+    def obstacle(model: Model) -> str | None:
+        """Why a model needs the general forward, or None."""
+        return obstacle(model, _CHECKS)
 
     def __call__(self, layout: Layout, layers: Sequence[int] = ()) -> dict[str, Tensor]:
         packed = Packed(layout)

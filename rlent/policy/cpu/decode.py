@@ -1,16 +1,11 @@
-"""Running a causal language model one token at a time: prompts in, next-token logits out.
+"""Decoding for the plain Llama family (Qwen2, Qwen3, Llama) with full attention: on a small model half the time.
 
-Two decoders with one interface. `Decoder` goes through the model's own forward and the transformers cache, and is right
-for any decoder. `LeanDecoder` calls the same submodules (norms, projections, MLP) but does attention and the cache
-itself, for the plain Llama family (Qwen2, Qwen3, Llama) with full attention; on a small model it halves the time.
-
-Prompts are padded on the left, so that all rows share a cache column and only positions differ.
+The model's own norms, projections and MLP are called; attention and the cache are done here. It is right on every device.
 """
 
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,68 +13,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from rlent.policy.cpu.fits import Checks, causal, hooked, obstacle
 from rlent.policy.cpu.products import linear, linear_add
+from rlent.policy.decode import Decoder
+from rlent.policy.forward import Model
 
-LEAN_TYPES = ("qwen2", "qwen3", "llama")
+TYPES = ("qwen2", "qwen3", "llama")
 _ROOM = 128  # columns a cache has free at first
-
-
-class Decoder:
-    """Decodes through `model.forward` with a cache. Use: `start`, then `step` and `select` in any order."""
-
-    def __init__(self, model: nn.Module, pad_id: int) -> None:
-        self.model: Any = model
-        self.pad_id = pad_id
-        self.device = next(model.parameters()).device
-        accepted = inspect.signature(model.forward).parameters
-        takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values())
-        self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
-        self._positions = takes_any or "position_ids" in accepted
-        self._cache: Any = None
-        self._seen: Tensor | None = None  # [n, columns], 0 on padding; None when no row is padded
-        self._columns = 0
-
-    def start(self, contexts: Sequence[Sequence[int]], index: Int[Tensor, " N"], steps: int) -> Float[Tensor, "N V"]:
-        """Read the contexts, each once, and go on with row i continuing `contexts[index[i]]`. Returns its next-token logits.
-
-        At most `steps` tokens will follow.
-        """
-        width = max(map(len, contexts))
-        lengths = torch.tensor([len(c) for c in contexts])
-        ids = torch.tensor([[self.pad_id] * (width - len(c)) + list(c) for c in contexts]).to(self.device)
-        seen = (torch.arange(width) >= (width - lengths)[:, None]).long()
-        positions = (seen.cumsum(1) - 1).clamp(min=0)
-        padded = bool((lengths < width).any())
-        self._cache = self._new_cache()
-        self._seen = seen.to(self.device) if padded else None
-        self._columns = 0
-        logits = self._forward(ids, positions.to(self.device))
-        index = index.to(self.device)
-        self.select(index)
-        return logits.index_select(0, index)
-
-    def step(self, tokens: Int[Tensor, " n"], positions: Int[Tensor, " n"]) -> Float[Tensor, "n V"]:
-        """Append one token to every row, at its position in the row's text. Returns the next-token logits."""
-        if self._seen is not None:
-            self._seen = torch.cat((self._seen, self._seen.new_ones(len(tokens), 1)), 1)
-        return self._forward(tokens[:, None], positions[:, None])
-
-    def select(self, index: Int[Tensor, " m"]) -> None:
-        """Go on with the rows at `index` only, in that order; a row may be taken more than once."""
-        self._cache.reorder_cache(index)
-        if self._seen is not None:
-            self._seen = self._seen.index_select(0, index)
-
-    def _new_cache(self) -> Any:
-        from transformers import DynamicCache
-
-        return DynamicCache(config=self.model.config)
-
-    def _forward(self, ids: Int[Tensor, "n s"], positions: Int[Tensor, "n s"]) -> Float[Tensor, "n V"]:
-        extra = {**self._last_only, **({"position_ids": positions} if self._positions else {})}
-        out = self.model(input_ids=ids, attention_mask=self._seen, past_key_values=self._cache, use_cache=True, **extra)
-        self._columns += ids.shape[1]
-        return out.logits[:, -1]  # type: ignore[no-any-return]
 
 
 class _LayerProducts:
@@ -89,11 +29,10 @@ class _LayerProducts:
         attn, mlp = layer.self_attn, layer.mlp
         self.query, self.key, self.value = (_product(m) for m in (attn.q_proj, attn.k_proj, attn.v_proj))
         self._out, self._plain_out = attn.o_proj, _is_plain(attn.o_proj) and attn.o_proj.bias is None
-        own = [getattr(mlp, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
-        plain = all(_is_plain(m) and m.bias is None for m in own) and len(list(mlp.children())) == 4 and not _hooked(mlp)
+        own = mlp.gate_proj, mlp.up_proj, mlp.down_proj
+        plain = all(_is_plain(m) and m.bias is None for m in own) and len(list(mlp.children())) == 4 and not hooked(mlp)
         self._mlp, self._plain_mlp = mlp, plain and type(mlp.act_fn).__name__ in ("SiLU", "SiLUActivation")
-        if self._plain_mlp:
-            self._gate, self._up, self._down = (m.weight for m in own)
+        self._gate, self._up, self._down = own
 
     def out(self, mixed: Tensor, x: Tensor) -> Tensor:
         """x + o_proj(mixed)."""
@@ -103,7 +42,7 @@ class _LayerProducts:
         """x + mlp(hidden)."""
         if not self._plain_mlp:
             return x + self._mlp(hidden)
-        return linear_add(nn.functional.silu(linear(hidden, self._gate)).mul_(linear(hidden, self._up)), self._down, x)
+        return linear_add(nn.functional.silu(linear(hidden, self._gate.weight)).mul_(linear(hidden, self._up.weight)), self._down.weight, x)
 
 
 def _product(module: Any) -> Callable[[Tensor], Tensor]:
@@ -111,11 +50,27 @@ def _product(module: Any) -> Callable[[Tensor], Tensor]:
 
 
 def _is_plain(module: Any) -> bool:
-    return type(module) is nn.Linear and not _hooked(module)
+    return type(module) is nn.Linear and not hooked(module)
 
 
-def _hooked(module: Any) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
+def _bypassed(model: Model) -> list[Any]:
+    """The modules whose forward is not called."""
+    return [model, model.model, *model.model.layers, *(layer.self_attn for layer in model.model.layers)]
+
+
+_CHECKS: Checks = (
+    ("it is not of the plain Llama family", lambda m: causal(m, TYPES)),
+    (
+        "it has layers without full attention",
+        lambda m: all(kind == "full_attention" for kind in getattr(m.config, "layer_types", None) or ()),
+    ),
+    ("there are hooks on its layers", lambda m: not any(hooked(x) for x in _bypassed(m))),
+    (
+        "its layers are not those of transformers",
+        lambda m: all(type(x).__module__.startswith("transformers.models.") for x in _bypassed(m)),
+    ),
+    ("its parameters are distributed or quantized", lambda m: all(type(p) is nn.Parameter for p in m.parameters())),
+)
 
 
 class LeanDecoder(Decoder):
@@ -125,31 +80,20 @@ class LeanDecoder(Decoder):
     key head are the rows of one small matrix, so nothing is repeated.
     """
 
-    def __init__(self, model: nn.Module, pad_id: int) -> None:
+    def __init__(self, model: Model, pad_id: int) -> None:
         super().__init__(model, pad_id)
         self._layers: list[Any] = list(self.model.model.layers)
         self._parts = [_LayerProducts(layer) for layer in self._layers]
+        self._normed = self.model.config.model_type == "qwen3"  # queries and keys, by head
         self._kv_heads: int = self.model.config.num_key_value_heads
         self._store: list[tuple[Tensor, Tensor]] = []
         self._bias: Tensor | None = None  # [n * kv_heads, 1, capacity], -inf on padding
         self._room = _ROOM
 
     @staticmethod
-    def obstacle(model: Any) -> str | None:
+    def obstacle(model: Model) -> str | None:
         """Why `model` needs the general decoder, or None."""
-        config = getattr(model, "config", None)
-        if getattr(config, "model_type", None) not in LEAN_TYPES or not type(model).__name__.endswith("ForCausalLM"):
-            return "it is not of the plain Llama family"
-        if any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or ()):
-            return "it has layers without full attention"
-        bypassed = [model, model.model, *model.model.layers, *(layer.self_attn for layer in model.model.layers)]
-        if any(m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m) for m in bypassed):
-            return "there are hooks on its layers"
-        if not all(type(m).__module__.startswith("transformers.models.") for m in bypassed):
-            return "its layers are not those of transformers"
-        if any(type(p) is not nn.Parameter for p in model.parameters()):
-            return "its parameters are distributed or quantized"
-        return None
+        return obstacle(model, _CHECKS)
 
     def start(self, contexts: Sequence[Sequence[int]], index: Int[Tensor, " N"], steps: int) -> Float[Tensor, "N V"]:
         self._store, self._bias = [], None
@@ -190,7 +134,7 @@ class LeanDecoder(Decoder):
             hidden = layer.input_layernorm(x)
             query = products.query(hidden).view(n, -1, attn.head_dim)
             key = products.key(hidden).view(n, -1, attn.head_dim)
-            if hasattr(attn, "q_norm"):
+            if self._normed:
                 query, key = attn.q_norm(query), attn.k_norm(key)
             turned = torch.cat((query, key), 1)
             turned = torch.addcmul(turned * cos, turned.roll(half, -1), sin)
@@ -207,7 +151,7 @@ class LeanDecoder(Decoder):
             mixed = torch.bmm(share, values[:, :filled]).view(n, -1)
             x = products.out(mixed, x)
             x = products.mlp(layer.post_attention_layernorm(x), x)
-        return self.model.lm_head(body.norm(x))  # type: ignore[no-any-return]
+        return self.model.lm_head(body.norm(x))
 
     def _bias_for(self, filled: int) -> Tensor | None:
         if self._bias is None:
