@@ -39,6 +39,27 @@ def rlent(*arguments: str, check: bool = True, cwd: Path | None = None, limit: f
     return done
 
 
+def parsed(*arguments: str) -> tuple[str, dict[str, Any]]:
+    """The command that a line names, and its parameters by name. It is not run.
+
+    Raises:
+        ClickException: the command line does not take the line.
+    """
+    from typer.core import TyperGroup
+    from typer.main import get_command
+
+    from rlent.cli.app import app
+
+    root = get_command(app)
+    assert isinstance(root, TyperGroup)
+    name, *rest = arguments
+    with root.make_context("rlent", [name]) as parent:
+        command = root.get_command(parent, name)
+        assert command is not None, f"there is no command '{name}'"
+        found = command.make_context(name, rest, parent=parent).params
+    return name, {k: None if v == () else v for k, v in found.items()}  # a list that was not given is None in Python
+
+
 def train(folder: Path, *overrides: str, small: Sequence[str] = SMALL) -> Path:
     """Train in this process; returns the run folder."""
     from rlent.cli import commands

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -13,16 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from runs import parsed
 from typer.testing import CliRunner, Result
 
 from rlent import __version__
-from rlent.cli import commands, doctor
+from rlent.cli import doctor
 from rlent.cli.app import app
+from rlent.cli.commands import COMMANDS
 from rlent.errors import NonFinite, RecipeError, RlentError, UsageError
 
 ROOT = Path(__file__).parent.parent
 HEAVY = ("torch", "hydra", "omegaconf", "wandb", "transformers", "numpy", "scipy", "datasets", "matplotlib", "rich")
-VERBS = ("train", "eval", "ls", "show", "check", "verify", "explain", "new", "doctor", "upload")
 QUICK = ["eval.every=0", "track.mode=disabled", "trainer.steps=2", "sampler.prompts=4", "sampler.n=4"]
 
 
@@ -54,13 +56,38 @@ def test_nothing_heavy_is_imported_for_a_quick_answer(line: str) -> None:
     assert done.stdout.splitlines()[-1].strip() == "loaded:"
 
 
-def test_help_names_every_verb_and_each_verb_shows_an_example() -> None:
+def test_the_help_names_every_command_with_a_sentence_that_is_not_cut() -> None:
     text = call("--help").output
-    assert all(re.search(rf"^  {verb} ", text, re.MULTILINE) for verb in VERBS)
-    for verb in VERBS:
-        done = call(verb, "--help")
-        assert done.exit_code == 0
-        assert verb == "doctor" or re.search(rf"^ +rlent {verb}\b", done.output, re.MULTILINE), verb
+    listed = re.findall(r"^  (\w+) +([A-Z].*)$", text.partition("Commands:\n")[2], re.MULTILINE)
+    assert [name for name, _ in listed] == list(COMMANDS)
+    assert [sentence for _, sentence in listed if sentence.endswith("...")] == []
+
+
+def examples(command: str) -> list[list[str]]:
+    """The lines that a command's help shows as examples, as a shell reads them; of a pipe, the part that is rlent."""
+    done = call(command, "--help")
+    assert done.exit_code == 0
+    shown = re.findall(r"^ {4,}(.*\brlent .*)$", done.output.partition("Example")[2], re.MULTILINE)
+    pipes = [part for line in shown for part in line.split(" | ")]
+    return [shlex.split(part)[1:] for part in pipes if part.startswith("rlent ")]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_example_of_a_help_parses_and_its_overrides_compose(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rlent.recipe import compose
+    from rlent.studies import sweep
+
+    monkeypatch.chdir(ROOT)
+    found = examples(command)
+    assert any(line[0] == command for line in found), f"rlent {command} --help shows no example"
+    for line in found:
+        name, given = parsed(*line)
+        overrides = given.get("overrides") or []
+        if name not in ("train", "check", "show") or given.get("config_dirs") or given.get("resume"):
+            continue
+        recipe = [f"recipe={given['name']}"] if name == "show" else []
+        for job in sweep.jobs(overrides) if given.get("multirun") else [overrides]:
+            assert compose.load([*recipe, *job]).plan.lines(), line
 
 
 def test_show_prints_what_every_seat_does_the_sampler_too() -> None:
@@ -127,7 +154,7 @@ def test_an_error_is_a_sentence_with_the_exit_code_of_its_class(
     def fail(*arguments: Any, **options: Any) -> int:
         raise error
 
-    monkeypatch.setattr(commands, "check", fail)
+    monkeypatch.setattr("rlent.recipe.compose.load", fail)
     done = call("check")
     assert done.exit_code == code
     assert said in done.stderr
@@ -139,7 +166,7 @@ def test_a_traceback_is_shown_only_when_asked_for(monkeypatch: pytest.MonkeyPatc
     def fail(*arguments: Any, **options: Any) -> int:
         raise UsageError("a reason")
 
-    monkeypatch.setattr(commands, "check", fail)
+    monkeypatch.setattr("rlent.recipe.compose.load", fail)
     assert "Traceback" not in call("check").stderr
     for asked in (call("--traceback", "check"), call("check", "--traceback"), call("check", RLENT_TRACEBACK="1")):
         assert asked.exit_code == 2
@@ -151,77 +178,62 @@ def test_a_defect_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: Any, **options: Any) -> int:
         raise TypeError("a defect")
 
-    monkeypatch.setattr(commands, "check", fail)
+    monkeypatch.setattr("rlent.recipe.compose.load", fail)
     done = call("check")
     assert done.exit_code == 1
     assert isinstance(done.exception, TypeError)
 
 
-# ---- what the verbs pass on ---------------------------------------------------------------------------------------------------
+# ---- what the commands take ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("line", "verb", "expected"),
+    ("line", "expected"),
     [
         (
             "train recipe=grpo,klcov ~shape +shape=erc -m --config-dir a --config-dir b",
-            "train",
-            (
-                (["recipe=grpo,klcov", "~shape", "+shape=erc"],),
-                {"multirun": True, "config_dirs": ["a", "b"], "resume": None, "start_from": None, "dry_run": False},
-            ),
+            {"overrides": ["recipe=grpo,klcov", "~shape", "+shape=erc"], "multirun": True, "config_dirs": ["a", "b"]},
         ),
-        (
-            "train --resume out",
-            "train",
-            (([],), {"multirun": False, "config_dirs": [], "resume": "out", "start_from": None, "dry_run": False}),
-        ),
-        (
-            "train --from out --dry-run seed=1",
-            "train",
-            ((["seed=1"],), {"multirun": False, "config_dirs": [], "resume": None, "start_from": "out", "dry_run": True}),
-        ),
+        ("train --resume out", {"resume": "out"}),
+        ("train --from out --dry-run seed=1", {"overrides": ["seed=1"], "start_from": "out", "dry_run": True}),
         (
             "eval --pass-at-k 64 run=out --n 128 --problems 9 --seed 3 --out x --json --temperature 0.6 data=file",
-            "evaluate",
-            (
-                (["run=out", "data=file"],),
-                {
-                    "pass_at_k": 64,
-                    "n": 128,
-                    "greedy": False,
-                    "temperature": 0.6,
-                    "problems": 9,
-                    "seed": 3,
-                    "out": "x",
-                    "regrade": None,
-                    "verl": False,
-                    "as_json": True,
-                    "config_dirs": [],
-                },
-            ),
+            {
+                "arguments": ["run=out", "data=file"],
+                "pass_at_k": 64,
+                "n": 128,
+                "temperature": 0.6,
+                "problems": 9,
+                "seed": 3,
+                "out": "x",
+                "as_json": True,
+            },
         ),
-        ("show klcov sampler.n=4 --json", "show", (("klcov", ["sampler.n=4"]), {"config_dirs": [], "as_json": True})),
-        ("check recipe=grpo --config-dir a", "check", ((["recipe=grpo"],), {"config_dirs": ["a"], "as_json": False})),
-        (
-            "verify --only erc,qae --vectors v",
-            "verify",
-            ((), {"vectors": "v", "only": ["erc", "qae"], "config_dirs": [], "as_json": False}),
-        ),
+        ("show klcov sampler.n=4 --json", {"name": "klcov", "overrides": ["sampler.n=4"], "as_json": True}),
+        ("check recipe=grpo --config-dir a", {"overrides": ["recipe=grpo"], "config_dirs": ["a"]}),
+        ("verify --only erc,qae --vectors v", {"only": "erc,qae", "vectors": "v"}),
+        ("fork out --at 3 --by-microbatch 64,128 seed=1", {"run": "out", "at": 3, "by_microbatch": "64,128", "overrides": ["seed=1"]}),
+        ("fork out --at 3 --by-part 64", {"run": "out", "at": 3, "by_microbatch": "64"}),
+        ("inspect out --methods klcov,erc --rows 4", {"run": "out", "methods": "klcov,erc", "rows": 4}),
     ],
 )
-def test_a_verb_passes_on_what_was_typed_and_returns_the_exit_code(
-    line: str, verb: str, expected: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_command_gets_what_was_typed_and_its_own_defaults_for_the_rest(line: str, expected: dict[str, Any]) -> None:
+    name, given = parsed(*shlex.split(line))
+    defaults = {k: p.default for k, p in inspect.signature(COMMANDS[name]).parameters.items()}
+    assert given == {**defaults, **expected}
+
+
+@pytest.mark.parametrize(("returned", "code"), [(0, 0), (7, 7), (130, 130)])
+def test_the_exit_code_is_what_the_command_returns(returned: int, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
 
-    def note(*arguments: Any, **options: Any) -> int:
-        seen.append((arguments, options))
-        return 7
+    def main(vectors: Path | None, only: list[str], config_dirs: list[str], *, as_json: bool) -> int:
+        seen.append((vectors, only, config_dirs, as_json))
+        return returned
 
-    monkeypatch.setattr(commands, verb, note)
-    assert call(*shlex.split(line)).exit_code == 7
-    assert seen == [expected]
+    monkeypatch.setattr("rlent.verify.command.main", main)
+    assert call("verify", "--only", "erc, qae", "--vectors", "v").exit_code == code
+    assert seen == [(Path("v"), ["erc", "qae"], [], False)]
 
 
 def test_upload_sends_the_run_and_says_where_it_went(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,7 +103,7 @@ def test_verbs_that_read_a_run_use_its_device(tmp_path: Path) -> None:
             waits.clear()
             assert verb() == 0
             assert waits["move to cuda", "rlent/policy/policy.py"] > 20, verb.__name__  # the model's tensors, to begin with
-        assert commands.inspect(str(run), ["scale=gpu"], methods=["klcov"], out=str(tmp_path / "page.html")) == 0
+        assert commands.inspect(str(run), ["scale=gpu"], methods="klcov", out=str(tmp_path / "page.html")) == 0
 
 
 @pytest.mark.slow

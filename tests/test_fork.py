@@ -140,7 +140,7 @@ def test_part_by_part_a_selection_is_rounded_more_often_and_the_meter_says_so(
 ) -> None:
     """80/20 rounds up each time it is called: with parts of one or two rows it keeps more, and leaves out less, than over a minibatch."""
     monkeypatch.setattr(fork.launch, "child", lambda arguments: commands.train([], resume=arguments[-1]))
-    assert commands.fork(str(parent), 6, ["recipe=forking"], by_part="40", out=str(tmp_path)) == 0
+    assert commands.fork(str(parent), 6, ["recipe=forking"], by_microbatch="40", out=str(tmp_path)) == 0
     (pair,) = json.loads((tmp_path / "artefact.json").read_text())
     assert (pair["method"], pair["tokens"], pair["noise"]) == ("recipe=forking", 40, None)
     assert pair["acts"][0] == pytest.approx(0.8, abs=0.02) and pair["acts"][1] < pair["acts"][0] - 0.005
@@ -160,7 +160,7 @@ def test_a_method_that_never_looks_at_a_minibatch_has_no_artefact(parent: Path, 
     with pytest.raises(RecipeError, match="a part cannot change it"):
         fork.plan(Parent.read(str(parent)), AT, ["recipe=grpo"], tmp_path, by_part=[64])
     with pytest.raises(UsageError, match="numbers of tokens"):
-        commands.fork(str(parent), AT, ["recipe=klcov"], by_part="64,x")
+        commands.fork(str(parent), AT, ["recipe=klcov"], by_microbatch="64,x")
 
 
 def test_pairs_and_noise_are_worked_out_from_the_records(tmp_path: Path) -> None:

@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlent.analysis import dumps
 from rlent.analysis.compare import Comparison, replay
-from rlent.analysis.source import read_source
+from rlent.analysis.source import Reading, read_source
 from rlent.errors import UsageError
 
 
@@ -22,13 +21,8 @@ def parse(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 def main(
     place: str,
     arguments: Sequence[str],
+    reading: Reading,
     *,
-    model: str | None = None,
-    step: int | None = None,
-    fields: dumps.Fields | None = None,
-    template: str = "none",
-    correct_above: float = 0.0,
-    limit: int | None = None,
     out: str | None = None,
     as_json: bool = False,
     config_dirs: Sequence[str] = (),
@@ -39,16 +33,7 @@ def main(
         raise UsageError("which methods? recipe=clipcov,klcov names them (rlent ls lists them)")
     if out is not None and Path(out).exists():
         raise UsageError(f"--out: {out} exists, and nothing is overwritten")
-    source, policy = read_source(
-        place,
-        fields or dumps.Fields(),
-        model=model,
-        step=step,
-        limit=limit,
-        template=template,
-        correct_above=correct_above,
-        overrides=overrides,
-    )
+    source, policy = read_source(place, reading, overrides)
     with _progress(quiet=as_json) as say:
         found = replay(source, names, overrides, config_dirs=config_dirs, policy=policy, say=say)
     document = found.to_dict()

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlent import metrics
-from rlent.analysis import dumps
-from rlent.analysis.source import Source, read_source
+from rlent.analysis.source import Reading, Source, read_source
 from rlent.errors import UsageError
 from rlent.eval.result import ladder
 from rlent.math.passk import bootstrap_interval, pass_at_k
@@ -66,14 +65,10 @@ def _estimate(n: Ints, c: Ints, k: int) -> dict[str, float]:
 
 
 def main(
-    model: str,
     place: str,
-    overrides: Sequence[str] = (),
+    overrides: Sequence[str],
+    reading: Reading,
     *,
-    fields: dumps.Fields | None = None,
-    template: str = "none",
-    correct_above: float = 0.0,
-    limit: int | None = None,
     keep: str | None = None,
     as_json: bool = False,
 ) -> int:
@@ -88,17 +83,8 @@ def main(
         raise UsageError(
             f"'{place}' is a run or a kept batch, whose numbers are in metrics.jsonl; a file of responses is wanted (rlent replay reads a batch)"
         )
-    source, _ = read_source(
-        place,
-        fields or dumps.Fields(),
-        model=model,
-        step=None,
-        limit=limit,
-        template=template,
-        correct_above=correct_above,
-        overrides=overrides,
-    )
-    found = {"model": model, **measure(source)}
+    source, _ = read_source(place, reading, overrides)
+    found = {"model": reading.model, **measure(source)}
     if keep is not None:
         frozen.save(source.batch, Path(keep))
     if as_json:

@@ -26,6 +26,18 @@ from rlent.types import Batch, Config, JsonObject
 _INNER = frozenset({"problem_key", "prompt_ids", "seed", "policy_logp"})
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a batch is read: with which `model` (None: a saved batch needs none), which saved `step`, and how a file of responses is."""
+
+    model: str | None = None
+    step: int | None = None
+    fields: dumps.Fields = dumps.Fields()
+    template: str = "none"
+    correct_above: float = 0.0
+    limit: int | None = None
+
+
 @dataclass
 class Source:
     """A batch to replay. `config` is that of the run it is from, None for a file of responses; `given` says that its rewards are a file's."""
@@ -110,8 +122,7 @@ def settings_for(model: str, overrides: Sequence[str] = (), config_dirs: Sequenc
     return recipes.load([*picks, "model.dtype=float32", *mine], config_dirs)
 
 
-def read_source(place: str, fields: dumps.Fields, *, model: str | None, step: int | None, limit: int | None, template: str, correct_above: float,
-                overrides: Sequence[str] = ()) -> tuple[Source, Policy | None]:  # fmt: skip
+def read_source(place: str, reading: Reading, overrides: Sequence[str] = ()) -> tuple[Source, Policy | None]:
     """What BATCH names: a kept batch, or a file of responses with the model that looks at it.
 
     Raises:
@@ -124,18 +135,18 @@ def read_source(place: str, fields: dumps.Fields, *, model: str | None, step: in
             raise DataError(
                 f"'{place}' does not exist{did_you_mean(path.name, near)}; a run folder, a kept batch or a file of responses is wanted"
             )
-        source = open_kept(place, step)
-        return source, None if model is None else load_model(model, source.config)
-    rows = dumps.read(path, fields, limit, say=lambda text: print(text, file=sys.stderr))
-    if model is None:
+        source = open_kept(place, reading.step)
+        return source, None if reading.model is None else load_model(reading.model, source.config)
+    rows = dumps.read(path, reading.fields, reading.limit, say=lambda text: print(text, file=sys.stderr))
+    if reading.model is None:
         raise UsageError(f"'{place}' holds texts; give --model to compute their log-probs and entropies")
-    settings = settings_for(model, overrides)
-    policy = load_model(model, settings.config)
+    settings = settings_for(reading.model, overrides)
+    policy = load_model(reading.model, settings.config)
     scalars = {
         "step": 1, "steps": 1, "seed": int(settings["seed"]), "vocab": int(policy.model.config.get_text_config().vocab_size),
         "max_tokens": 0, "temperature": float(settings["sampler"]["temperature"]),
     }  # fmt: skip
-    batch = dumps.to_batch(rows, policy.tokenizer, scalars, template=template, correct_above=correct_above)
+    batch = dumps.to_batch(rows, policy.tokenizer, scalars, template=reading.template, correct_above=reading.correct_above)
     batch["max_tokens"] = batch.width
     actor = make_actor(settings, settings.plan, policy, {}, World())
     streams = {f"old_{k}": v for k, v in actor.measure(batch).items()}

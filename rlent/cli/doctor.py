@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
+from rlent.cli.options import AsJson
 from rlent.system.paths import constraints_file, recipes_dir
 
 Health = Literal["ok", "note", "broken"]
@@ -195,8 +196,16 @@ def examine() -> list[Finding]:
     return found
 
 
-def main(*, as_json: bool = False) -> int:
-    """Print the findings; 1 if something needed is broken."""
+def doctor(as_json: AsJson = False) -> int:
+    """Examine this machine, and say what it means for a run.
+
+    Exit code 1 if something needed is broken.
+
+    \b
+    Examples:
+      rlent doctor
+      rlent doctor --json
+    """
     findings = examine()
     if as_json:
         print(json.dumps([asdict(f) for f in findings], indent=1))

@@ -43,37 +43,25 @@ _PLAIN_EVERY = 30.0  # seconds between lines of progress where there is no termi
 
 def main(
     arguments: Sequence[str],
+    ask: Ask,
     *,
-    pass_at_k: int | None = None,
-    n: int | None = None,
-    greedy: bool = False,
-    temperature: float | None = None,
-    problems: int | None = None,
-    seed: int | None = None,
     out: str | None = None,
     verl: bool = False,
-    regrade: str | None = None,
     as_json: bool = False,
     config_dirs: Sequence[str] = (),
 ) -> int:
-    """Evaluate, print tables, and write responses, numbers and figures; or grade recorded responses again.
+    """Evaluate, print tables, and write responses, numbers and figures.
 
-    Everything that can be known to be wrong is said before a model is loaded. What is in a folder already is not sampled again.
+    Everything that can be known to be wrong is reported before a model is loaded. What is in a folder already is not sampled again.
 
     Raises:
-        UsageError: k above n, no run or model named, or an output folder made with other settings or in use.
+        UsageError: k above n, no run or model named, two options that contradict each other, or an output folder made with other settings or in use.
         RecipeError: sets that cannot be read.
     """
-    ask = Ask(pass_at_k, n, greedy, temperature, problems, seed)
-    if regrade is not None:
-        from rlent.eval.regrade import main as grade_again
-
-        if ask != Ask() or verl:
-            raise UsageError("--regrade samples nothing: of the other options it takes --out, --json and --config-dir")
-        return grade_again(regrade, arguments, out=out, as_json=as_json, config_dirs=config_dirs)
     found = targets(arguments, config_dirs)
     made: JsonObject = {}
-    plans = {t.label: benches(t.recipe, ask, DEFAULT_PROBLEMS, made) for t in found}
+    sampled = ask.with_overrides(arguments)
+    plans = {t.label: benches(t.recipe, sampled, DEFAULT_PROBLEMS, made) for t in found}
     folders = {t.label: _folder(t, plans[t.label], ask, out, several=len(found) > 1) for t in found}
     scale = found[0].recipe["scale"]
     world = World.join(scale["device"], scale["timeout"])

@@ -7,8 +7,8 @@ the one set. `eval.paths.NAME=FILE` reads a set from a file instead of the hub; 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rlent.data.problems import Problems
@@ -33,6 +33,30 @@ class Ask:
     temperature: float | None = None
     problems: int | None = None
     seed: int | None = None
+    all_problems: bool = False  # eval.problems=null in so many words
+
+    def with_overrides(self, overrides: Sequence[str]) -> Ask:
+        """The same, with the `eval.problems=` and `eval.n=` of a command's overrides where its options leave them open.
+
+        The rest of a run's eval block is for evaluations made while training, and is no answer to what is asked for now.
+
+        Raises:
+            UsageError: an override that contradicts another option.
+        """
+        found = {o.key_or_group: o.value() for o in recipes.parse([o for o in overrides if o.lstrip("+").startswith("eval.")])}
+        n, problems = found.get("eval.n"), found.get("eval.problems")
+        if self.n is None and isinstance(n, int):
+            if self.pass_at_k is not None and self.pass_at_k > n:
+                raise UsageError(
+                    f"--pass-at-k {self.pass_at_k} needs at least as many samples, and eval.n={n}; leave eval.n out or raise it"
+                )
+            if self.greedy and n > 1:
+                raise UsageError(f"--greedy gives one response to each problem, and eval.n={n}")
+        if self.pass_at_k is not None and "eval.ks" in found:
+            raise UsageError(f"--pass-at-k {self.pass_at_k} chooses the k, and so does eval.ks; give one of them")
+        whole = self.problems is None and "eval.problems" in found and problems is None
+        n, problems = n if self.n is None else self.n, problems if self.problems is None else self.problems
+        return replace(self, n=n, problems=problems, all_problems=whole)
 
 
 @dataclass(frozen=True)
@@ -110,7 +134,9 @@ def benches(recipe: Recipe, ask: Ask, default_problems: int | None = None, made:
     settings, made = recipe["eval"], {} if made is None else made
     budget = int((recipe["sampler"] or {}).get("max_tokens") or 1024)
     if not settings.get("sets"):
-        limit = ask.problems or (settings["problems"] if recipe["data"].get("protocol") else None) or default_problems
+        limit = ask.problems or (settings["problems"] if recipe["data"].get("protocol") else None)
+        if limit is None and not ask.all_problems:
+            limit = default_problems
         return [_bench("", recipe["data"], recipe, ask, budget, limit, made)]
     paths, names = dict(settings.get("paths") or {}), [str(name) for name in settings["sets"]]
     problems = [

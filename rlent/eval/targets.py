@@ -93,6 +93,8 @@ def _target(kind: str, value: str, step: str | None, rest: Sequence[str], config
         if not path.name.startswith("step_"):
             raise UsageError(f"checkpoint='{path}': a folder like RUN/checkpoints/step_000100 is expected")
         path, step = path.parent.parent, path.name.removeprefix("step_")
+    if kind == "run" and _kind(path) == "checkpoint":
+        raise UsageError(f"run='{path}': that is a checkpoint of a run; evaluate it with checkpoint={path}")
     if not (path / "recipe.yaml").is_file():
         raise UsageError(f"run='{path}' is not a run folder (it has no recipe.yaml)")
     folder = RunFolder(path)

@@ -245,7 +245,7 @@ def _cuts(
         return
     whole = [n for seat in ("shape", "loss", "regularize") for n in recipe.plan.nodes[seat] if n.when == "minibatch"]
     if not whole:
-        problems.append(f"--by-part: {recipe.name} has no function that looks at a whole minibatch, so a part cannot change it")
+        problems.append(f"--by-microbatch: {recipe.name} has no function that looks at a whole minibatch, so a micro-batch cannot change it")
     options = [f"{n.path}.{k}={v}" for n in whole for k, v in (n.card.get("by_part") or {}).items()]
     for tokens in by_part:
         size = [f"trainer.tokens_per_part={tokens}", *options]

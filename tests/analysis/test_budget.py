@@ -136,7 +136,7 @@ def test_the_table_the_picture_and_the_json_tell_the_same(run: Path, tmp_path: P
             "all right" if "all right" in account(run).parts["accuracy"] else "none right",
         )
     )
-    assert commands.budget(str(run), by=["advantage"], last=4, as_json=True) == 0
+    assert commands.budget(str(run), by="advantage", last=4, as_json=True) == 0
     found = json.loads(capsys.readouterr().out)
     assert list(found["by"]) == ["advantage"] and found["steps"] == [1, 2, 3, 4]
     start, end = (rows(run)[i]["entropy/mean"] for i in (0, 4))
@@ -155,7 +155,7 @@ def test_the_table_the_picture_and_the_json_tell_the_same(run: Path, tmp_path: P
 
 def test_wrong_input_is_explained(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no 'tokne'; did you mean 'token'"):
-        commands.budget(str(run), by=["tokne"])
+        commands.budget(str(run), by="tokne")
     with pytest.raises(UsageError, match="not a run folder"):
         commands.budget(str(tmp_path))
     (tmp_path / "recipe.yaml").write_text("a: 1")

@@ -39,7 +39,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def page(kept: Path) -> Path:
     out = kept.parent / "page.html"
     recipe = ["regularize.kl_cov.fraction=0.05"]
-    assert commands.inspect(str(kept), recipe, step=2, methods=["klcov", "siren"], out=str(out)) == 0
+    assert commands.inspect(str(kept), recipe, step=2, methods="klcov,siren", out=str(out)) == 0
     return out
 
 
