@@ -157,7 +157,7 @@ def test_the_meter_knows_what_to_call_part_by_part(parent: Path, tmp_path: Path,
 
 
 def test_a_method_that_never_looks_at_a_minibatch_has_no_artefact(parent: Path, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="a part cannot change it"):
+    with pytest.raises(RecipeError, match="a micro-batch cannot change it"):
         fork.plan(Parent.read(str(parent)), AT, ["recipe=grpo"], tmp_path, by_part=[64])
     with pytest.raises(UsageError, match="numbers of tokens"):
         commands.fork(str(parent), AT, ["recipe=klcov"], by_microbatch="64,x")

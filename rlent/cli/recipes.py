@@ -80,8 +80,8 @@ def check(overrides: Overrides = None, as_json: AsJson = False, config_dirs: Con
 
         benches(recipe, Ask())
     found, notes = _findings(recipe, source)
-    sampler = compose.build(recipe["sampler"]) if recipe["sampler"] else None
-    if hasattr(sampler, "check_problems") and getattr(source, "path", "generated"):  # else they would be fetched
+    sampler: Any = compose.build(recipe["sampler"]) if recipe["sampler"] else None
+    if hasattr(sampler, "check_problems") and _is_here(source):
         sampler.check_problems(source.train)
     if as_json:
         data = found.to_dict() if found is not None else None
@@ -102,9 +102,14 @@ def describe(recipe: Recipe) -> list[str]:
     return lines
 
 
+def _is_here(source: Any) -> bool:
+    """Whether a data source is read without a download: it has a file, or makes its problems itself."""
+    return bool(getattr(source, "path", "generated"))
+
+
 def _findings(recipe: Recipe, source: Any) -> tuple[Findings | None, list[str]]:
     """What is found in the data (None: nothing to look at, or not without fetching it), and lines about it."""
-    if not hasattr(source, "examine") or not getattr(source, "path", "generated"):
+    if not hasattr(source, "examine") or not _is_here(source):
         return None, ["not looked at, because it would be fetched from the hub; give a copy with data.path=FILE"]
     from rlent.errors import RlentError
     from rlent.policy.load import load_tokenizer

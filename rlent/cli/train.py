@@ -100,8 +100,9 @@ def _train(run: Run) -> int:
         if run.world.leads:
             run.tracker.say(f"run {run.folder.path} ({run.recipe.name}, seed {run.seed}, steps {run.done + 1} to {run.total})")
             run.tracker.say(f"resume with: {run.folder.resume_command}")
-            if reason := getattr(run.engine, "reason", None):
-                run.tracker.say(f"engine {run.engine.name}: {reason}")
+            engine: Any = run.engine
+            if reason := getattr(engine, "reason", None):
+                run.tracker.say(f"engine {engine.name}: {reason}")
             for warning in run.recipe.warnings:
                 run.tracker.say(f"warning: {warning}")
             for line in run.findings.lines() if run.findings is not None else []:

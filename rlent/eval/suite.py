@@ -44,8 +44,9 @@ class Ask:
             UsageError: an override that contradicts another option.
         """
         found = {o.key_or_group: o.value() for o in recipes.parse([o for o in overrides if o.lstrip("+").startswith("eval.")])}
-        n, problems = found.get("eval.n"), found.get("eval.problems")
-        if self.n is None and isinstance(n, int):
+        given = {k: v for k, v in found.items() if isinstance(v, int)}
+        n, problems = given.get("eval.n"), given.get("eval.problems")
+        if self.n is None and n is not None:
             if self.pass_at_k is not None and self.pass_at_k > n:
                 raise UsageError(
                     f"--pass-at-k {self.pass_at_k} needs at least as many samples, and eval.n={n}; leave eval.n out or raise it"
@@ -55,8 +56,9 @@ class Ask:
         if self.pass_at_k is not None and "eval.ks" in found:
             raise UsageError(f"--pass-at-k {self.pass_at_k} chooses the k, and so does eval.ks; give one of them")
         whole = self.problems is None and "eval.problems" in found and problems is None
-        n, problems = n if self.n is None else self.n, problems if self.problems is None else self.problems
-        return replace(self, n=n, problems=problems, all_problems=whole)
+        return replace(
+            self, n=n if self.n is None else self.n, problems=problems if self.problems is None else self.problems, all_problems=whole
+        )
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,10 @@ def run(overrides: Sequence[str], config_dirs: Sequence[str] = (), *, dry_run: b
     Hydra.create_main_hydra2("rlent", search).multirun("config", _job, [*quiet, *own, *hydra, numbers], with_log_configuration=False)
     states = {name: state(folder / name) for name in names}
     print("\n".join(f"  {name}  {s}" for name, s in states.items()))
-    return 0 if all(s == "finished" for s in states.values()) else 1
+    if any(s != "finished" for s in states.values()):
+        return 1
+    print(f"compare: rlent report {folder} -o report.html")
+    return 0
 
 
 def sweep_dir(overrides: Sequence[str]) -> Path:

@@ -220,17 +220,17 @@ def test_training_and_evaluation_use_it_by_name(run_dir: Path, tmp_path: Path):
 
 
 def test_two_models_are_evaluated_with_one_engine(run_dir: Path, tmp_path: Path, monkeypatch):
+    from rlent.cli.commands import evaluate
     from rlent.engine.vllm import VllmEngine
-    from rlent.eval.command import main
 
     train(run_dir, "recipe=entropybonus", "regularize.entropy.coef=1", "trainer.steps=2", "checkpoint.every=1")
     made = []
     real = VllmEngine.__init__
     monkeypatch.setattr(VllmEngine, "__init__", lambda self, *a, **k: (made.append(1), real(self, *a, **k))[1])
     steps = [f"checkpoint={run_dir}/checkpoints/step_00000{i}" for i in (1, 2)]
-    main([*steps, "engine=vllm", "track.mode=disabled"], n=2, problems=4, out=str(tmp_path / "both"))
+    evaluate([*steps, "engine=vllm", "track.mode=disabled"], n=2, problems=4, out=str(tmp_path / "both"))
     assert made == [1]
-    main([steps[1], "engine=vllm", "track.mode=disabled"], n=2, problems=4, out=str(tmp_path / "alone"))
+    evaluate([steps[1], "engine=vllm", "track.mode=disabled"], n=2, problems=4, out=str(tmp_path / "alone"))
     second = next(p for p in (tmp_path / "both").iterdir() if p.name.endswith("step_2") and "vs" not in p.name)
     assert (second / "responses.jsonl").read_text() == (tmp_path / "alone" / "responses.jsonl").read_text()
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from runs import environment, rlent
 
+from rlent.cli.commands import evaluate
 from rlent.errors import DataError, RecipeError, UsageError
-from rlent.eval.command import main
 from rlent.eval.regrade import read_responses
 from rlent.eval.result import Evaluation
 from rlent.recipe.compose import build, load
@@ -54,7 +54,7 @@ def changes(folder: Path) -> dict[str, tuple[bool, bool]]:
 def test_what_changed_is_counted_and_the_recorded_folder_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = record(tmp_path / "old", recorded())
     before = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir()}
-    assert main([], regrade=str(folder), as_json=True) == 0
+    assert evaluate([], regrade=str(folder), as_json=True) == 0
     printed = json.loads(capsys.readouterr().out)
     found = printed["sets"]["old"]
     assert found["moves"]["right to wrong"] == 1 and found["moves"]["wrong to right"] == 1
@@ -65,40 +65,40 @@ def test_what_changed_is_counted_and_the_recorded_folder_is_left_alone(tmp_path:
     assert {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir() if p.is_file()} == before
     evaluation = Evaluation.load(folder / "regraded")
     assert [t.verdicts for t in evaluation.problems] == ["1", "0", "0010"] and evaluation.unanswered == pytest.approx(2 / 6)
-    main([], regrade=str(folder), as_json=True)
+    evaluate([], regrade=str(folder), as_json=True)
     assert (folder / "regraded-2" / "eval.json").is_file()  # and the first is still there
 
 
 def test_another_grader_is_a_matter_of_an_override(tmp_path: Path) -> None:
     folder = record(tmp_path / "old", recorded(status="ok", answer=None))
-    main(["grader.mode=any"], regrade=str(folder), out=str(tmp_path / "new"))
+    evaluate(["grader.mode=any"], regrade=str(folder), out=str(tmp_path / "new"))
     assert changes(tmp_path / "new")["p2/0"] == (False, True)
     moves = json.loads((tmp_path / "new" / "regraded.json").read_text())["sets"]["old"]["moves"]
     assert moves["another answer, same verdict"] >= 2  # the recorded rows say that there was none
     with pytest.raises(RecipeError, match="'mode'|mode: 'loud' is not one of box, marker, any"):
-        main(["grader.mode=loud"], regrade=str(folder))
+        evaluate(["grader.mode=loud"], regrade=str(folder))
     with pytest.raises(RecipeError, match="only grader.KEY=VALUE"):
-        main(["seed=1"], regrade=str(folder))
+        evaluate(["seed=1"], regrade=str(folder))
     with pytest.raises(UsageError, match="--regrade samples nothing"):
-        main([], regrade=str(folder), n=4)
+        evaluate([], regrade=str(folder), n=4)
     with pytest.raises(UsageError, match="not empty, and nothing is overwritten"):
-        main([], regrade=str(folder), out=str(tmp_path / "new"))
+        evaluate([], regrade=str(folder), out=str(tmp_path / "new"))
 
 
 def test_an_evaluation_is_graded_again_with_its_own_grader_and_nothing_changes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "eval"
-    main(["model=tiny", "track.mode=disabled"], n=8, problems=6, out=str(out))
+    evaluate(["model=tiny", "track.mode=disabled"], n=8, problems=6, out=str(out))
     _, problems, _ = read_responses(out)
     assert list(problems.values()) == list(build(load()["data"]).held_out[:6])  # with what the grader may read beside the text
     capsys.readouterr()
-    main([], regrade=str(out), as_json=True)
+    evaluate([], regrade=str(out), as_json=True)
     found = json.loads(capsys.readouterr().out)["sets"]["eval"]
     assert found["changed"] == 0 and found["grader"] == [] and found["before"] == found["after"] and found["after"]["value"] > 0
     settings = json.loads((out / "settings.json").read_text())
     assert settings["extra"]["grader_block"]["_target_"].endswith("CountdownGrader")
     settings["grader"]["code"] = "000000000000"  # as if it had been graded by an older version
     (out / "settings.json").write_text(json.dumps(settings))
-    main([], regrade=str(out), as_json=True)
+    evaluate([], regrade=str(out), as_json=True)
     again = json.loads(capsys.readouterr().out)["sets"]["eval"]
     assert len(again["grader"]) == 1 and again["grader"][0].startswith("grader.code was '000000000000'")
 
@@ -120,10 +120,10 @@ def test_responses_from_elsewhere_need_only_a_response_and_a_gold(tmp_path: Path
 
 def test_a_cut_response_stays_wrong(tmp_path: Path) -> None:
     folder = record(tmp_path / "old", recorded(finish="length"))
-    main([], regrade=str(folder))
+    evaluate([], regrade=str(folder))
     assert Evaluation.load(folder / "regraded").average.value == 0
     loose = record(tmp_path / "loose", recorded(finish="length"), {"cut_is_wrong": False})
-    main([], regrade=str(loose))
+    evaluate([], regrade=str(loose))
     assert Evaluation.load(loose / "regraded").average.value > 0
 
 
@@ -145,27 +145,27 @@ def test_responses_to_a_template_that_opens_thinking_are_graded_as_such(tmp_path
     rows = [{"problem": "p", "sample": i, "gold": "7", "correct": i > 0} for i in range(2)]
     said = [r"\boxed{7}, or", r"it is 8, no </think> \boxed{7}"]
     folder = record(tmp_path / "old", [{**r, "response": s} for r, s in zip(rows, said, strict=True)], {"template": "r1"})
-    main([], regrade=str(folder), as_json=True)
+    evaluate([], regrade=str(folder), as_json=True)
     assert json.loads(capsys.readouterr().out)["sets"]["old"]["changed"] == 0
-    main(["grader.policy={_target_: rlent.grading.base.GradePolicy, strip_think: false}"], regrade=str(folder), as_json=True)
+    evaluate(["grader.policy={_target_: rlent.grading.base.GradePolicy, strip_think: false}"], regrade=str(folder), as_json=True)
     assert json.loads(capsys.readouterr().out)["sets"]["old"]["moves"] == {"wrong to right": 1}
 
 
 def test_what_cannot_be_graded_again_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no such folder"):
-        main([], regrade=str(tmp_path / "nowhere"))
+        evaluate([], regrade=str(tmp_path / "nowhere"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match=r"there is no responses\.jsonl in it"):
-        main([], regrade=str(tmp_path / "empty"))
+        evaluate([], regrade=str(tmp_path / "empty"))
     folder = record(tmp_path / "bad", [*recorded(), {"response": "x"}])
     with pytest.raises(DataError, match=r"responses\.jsonl, line 7: a row needs response and gold; it has response"):
-        main([], regrade=str(folder))
+        evaluate([], regrade=str(folder))
     unlike = record(tmp_path / "unlike", [*recorded(), {**recorded()[0], "sample": 5, "gold": "9"}])
     with pytest.raises(DataError, match="problem 'p0' has the gold '9' here and '0.5' before"):
-        main([], regrade=str(unlike))
+        evaluate([], regrade=str(unlike))
     twice = record(tmp_path / "twice", [*recorded(), recorded()[0]])
     with pytest.raises(DataError, match="sample 0 of problem 'p0' is there twice"):
-        main([], regrade=str(twice))
+        evaluate([], regrade=str(twice))
 
 
 def test_a_line_that_is_being_written_is_left_out(tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_every_gold_of_the_benchmarks_is_accepted_as_it_is_and_dressed_and_refus
     script = Path(__file__).parents[2] / "scripts" / "record_golds.py"
     command = [sys.executable, str(script), *files, "--limit", "20", "--out", str(tmp_path / "recorded")]
     subprocess.run(command, env=environment(), check=True, capture_output=True)
-    main([], regrade=str(tmp_path / "recorded"), as_json=True)
+    evaluate([], regrade=str(tmp_path / "recorded"), as_json=True)
     found = json.loads(capsys.readouterr().out)["sets"]
     assert set(found) == set(BENCHMARKS)
     for name, one in found.items():

@@ -14,10 +14,10 @@ import pytest
 from guesser import make_guesser
 from runs import rlent, started, train, wait_for
 
+from rlent.cli.commands import evaluate
 from rlent.data.overlap import key
 from rlent.engine.native import NativeEngine
 from rlent.errors import UsageError
-from rlent.eval.command import main
 from rlent.eval.report import Report
 from rlent.eval.result import Evaluation
 from rlent.eval.targets import targets
@@ -51,7 +51,7 @@ def responses(folder: Path) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def both(place: Path) -> Path:
     """The two models on the suite, by the command."""
-    assert main(suite(place, f"model={place / 'plain'}", f"model={place / 'better'}"), out=str(place / "out")) == 0
+    assert evaluate(suite(place, f"model={place / 'plain'}", f"model={place / 'better'}"), out=str(place / "out")) == 0
     return place / "out"
 
 
@@ -105,7 +105,7 @@ def test_models_are_compared_problem_by_problem(both: Path) -> None:
 
 def test_one_engine_takes_up_the_weights_of_one_target_after_the_other(both: Path, place: Path, tmp_path: Path) -> None:
     """The second model's responses are those it gives when it is evaluated alone."""
-    main(suite(place, f"model={place / 'better'}"), out=str(tmp_path / "alone"))
+    evaluate(suite(place, f"model={place / 'better'}"), out=str(tmp_path / "alone"))
     for name in NAMES:
         assert responses(tmp_path / "alone" / name) == responses(both / "better" / name)
 
@@ -133,16 +133,16 @@ def test_a_suite_that_was_stopped_goes_on_and_samples_nothing_twice(
     with monkeypatch.context() as patch:
         first = counted(patch, stop_at=9)  # in the second set
         with pytest.raises(KeyboardInterrupt):
-            main(arguments, out=str(tmp_path))
+            evaluate(arguments, out=str(tmp_path))
     assert "the same command goes on" in capsys.readouterr().err
     assert (tmp_path / "aime24" / "eval.json").is_file() and not (tmp_path / "amc23" / "eval.json").is_file()
     with monkeypatch.context() as patch:
         second = counted(patch)
-        main(arguments, out=str(tmp_path))
+        evaluate(arguments, out=str(tmp_path))
     assert sum(first) + sum(second) == total and sum(first) == 9 * 16 - 2 * 16 + 2 * 16
     with monkeypatch.context() as patch:
         third = counted(patch)
-        main(arguments, out=str(tmp_path))
+        evaluate(arguments, out=str(tmp_path))
     assert third == []
     whole, resumed = Report.load(both / "plain"), Report.load(tmp_path)
     assert {n: [t.verdicts for t in e.problems] for n, e in resumed.sets.items()} == {
@@ -173,10 +173,10 @@ def test_an_evaluation_that_was_killed_goes_on(both: Path, place: Path, tmp_path
 def test_other_weights_in_the_same_place_are_not_mixed_in(place: Path, tmp_path: Path) -> None:
     make_guesser(tmp_path / "m", dict.fromkeys(GOLDS, 1.0))
     arguments = ["data=file", f"data.path={place / 'amc23.jsonl'}", f"model={tmp_path / 'm'}", "track.mode=disabled", "eval.max_tokens=4"]
-    main(arguments, n=2, out=str(tmp_path / "out"))
+    evaluate(arguments, n=2, out=str(tmp_path / "out"))
     make_guesser(tmp_path / "m", dict.fromkeys(GOLDS, 1.0), seed=1)
     with pytest.raises(UsageError, match=r"made with other settings: about\.weights was"):
-        main(arguments, n=2, out=str(tmp_path / "out"))
+        evaluate(arguments, n=2, out=str(tmp_path / "out"))
 
 
 def test_a_folder_in_use_is_refused(place: Path, tmp_path: Path) -> None:
@@ -185,20 +185,20 @@ def test_a_folder_in_use_is_refused(place: Path, tmp_path: Path) -> None:
     held = RunFolder(tmp_path)
     held.lock()
     with pytest.raises(UsageError, match="in use by another evaluation"):
-        main(suite(place, f"model={place / 'plain'}"), problems=1, out=str(tmp_path))
+        evaluate(suite(place, f"model={place / 'plain'}"), problems=1, out=str(tmp_path))
     held.release()
 
 
 def test_data_with_a_protocol_is_evaluated_under_it(place: Path, tmp_path: Path) -> None:
     base = [f"model={place / 'plain'}", "track.mode=disabled", "data=amc23", f"data.path={place / 'amc23.jsonl'}", "eval.max_tokens=4"]
-    main(base, out=str(tmp_path / "a"))
+    evaluate(base, out=str(tmp_path / "a"))
     assert Evaluation.load(tmp_path / "a").size() == "4 problems x 32 samples, T 0.6, seed 0"
-    main([*base, "eval=fast"], out=str(tmp_path / "b"))
+    evaluate([*base, "eval=fast"], out=str(tmp_path / "b"))
     assert Evaluation.load(tmp_path / "b").size() == "4 problems x 16 samples, T 1, seed 0"
 
 
 def test_pass_at_k_on_a_suite_samples_the_greedy_sets_too(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(suite(place, f"model={place / 'plain'}"), pass_at_k=4, n=8, problems=2, verl=True, out=str(tmp_path), as_json=True)
+    evaluate(suite(place, f"model={place / 'plain'}"), pass_at_k=4, n=8, problems=2, verl=True, out=str(tmp_path), as_json=True)
     printed = json.loads(capsys.readouterr().out)
     for name in NAMES:
         assert printed["sets"][name]["samples"] == 8 and printed["sets"][name]["decoding"]["temperature"] == 0.6
@@ -262,7 +262,7 @@ def test_a_suite_is_evaluated_while_training(run: Path) -> None:
 
 def test_problems_of_the_training_data_are_counted_and_left_out_once(run: Path, place: Path, tmp_path: Path) -> None:
     rest = [a for a in suite(place) if not a.startswith("engine")]
-    assert main([*rest, f"run={run}"], problems=4, out=str(tmp_path)) == 0
+    assert evaluate([*rest, f"run={run}"], problems=4, out=str(tmp_path)) == 0
     document = json.loads((tmp_path / "suite.json").read_text())
     clean = document["sets"]["amc23"]["without_training_problems"]
     assert clean["ids"] == ["amc23-0", "amc23-2"] and clean["problems"] == 2
@@ -275,7 +275,7 @@ def test_problems_of_the_training_data_are_counted_and_left_out_once(run: Path, 
 
 def test_checkpoints_of_a_run_are_compared_by_bare_folders(run: Path, place: Path, tmp_path: Path) -> None:
     data = ["data=file", f"data.path={place / 'amc23.jsonl'}", "data.use=evaluate", "eval=fast", "track.mode=disabled"]
-    main([str(run), str(run / "checkpoints" / "step_000001"), *data], n=4, out=str(tmp_path))
+    evaluate([str(run), str(run / "checkpoints" / "step_000001"), *data], n=4, out=str(tmp_path))
     comparison = json.loads((tmp_path / "run-vs-run_step_1" / "comparison.json").read_text())
     assert comparison["base"] == "run" and comparison["problems"] == 4
     nll = [Evaluation.load(tmp_path / name).nll for name in ("run", "run_step_1")]

@@ -68,6 +68,27 @@ def test_what_cannot_be_sampled_is_refused(ask: Ask, message: str) -> None:
         sampling(OPEN, SAMPLED, ask, 8)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "ask", "expected"),
+    [
+        ([], Ask(), Ask()),
+        (["eval.problems=16", "+eval.n=3", "seed=1"], Ask(), Ask(problems=16, n=3)),
+        (["eval.problems=16", "eval.n=3"], Ask(problems=5, n=2), Ask(problems=5, n=2)),
+        (["eval.problems=null"], Ask(), Ask(all_problems=True)),
+        (["eval.problems=null"], Ask(problems=5), Ask(problems=5)),
+    ],
+)
+def test_what_an_override_asks_for_fills_what_the_command_leaves_open(overrides: list[str], ask: Ask, expected: Ask) -> None:
+    assert ask.with_overrides(overrides) == expected
+
+
+def test_all_held_out_problems_are_taken_only_if_it_is_written_out() -> None:
+    recipe = recipes.load([])
+    (some,) = benches(recipe, Ask(), 10)
+    (every,) = benches(recipe, Ask().with_overrides(["eval.problems=null"]), 10)
+    assert len(some.problems) == 10 < len(every.problems) == every.whole
+
+
 def test_the_papers_suite_is_its_seven_benchmarks_under_its_protocol(files: dict[str, Path]) -> None:
     found = benches(recipes.load(["eval=paper", *paths(files)]), Ask())
     assert [b.name for b in found] == PAPER
