@@ -69,6 +69,7 @@ def test_a_sweep_is_killed_continued_and_its_jobs_equal_runs_alone(tmp_path: Pat
     assert first.stat().st_mtime_ns >= before
     again = rlent(*arguments)
     assert "--- " not in again.stdout, "done jobs are skipped"
+    assert again.stdout.endswith(f"compare: rlent report {folder} -o report.html\n")
     alone = train(tmp_path / "alone", "recipe=clipcov", "seed=3", "trainer.steps=3", "checkpoint.every=1")
     assert (alone / "metrics.jsonl").read_bytes() == (folder / "recipe=clipcov" / "metrics.jsonl").read_bytes()
 

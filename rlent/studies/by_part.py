@@ -1,9 +1,9 @@
-"""The artefact meter: what a method does on whole minibatches, beside what it does part by part, from the branches of a fork.
+"""Micro-batch sensitivity: what a method does on whole mini-batches, beside what it does micro-batch by micro-batch, from a fork's branches.
 
-Branches come in pairs with parts of the same size, so a pair differs in the scope of the method's functions and in nothing else. In
-the first step after the fork both have the same weights, prompts, responses and advantages: what differs there is the artefact
-itself, without noise. Later the pair drifts apart; how far branches on whole minibatches drift among themselves, for sizes of part
-that should not matter, is the noise to hold it against.
+Branches come in pairs with micro-batches of the same size, so a pair differs in the scope of the method's functions and in nothing else.
+In the first step after the fork both have the same weights, prompts, responses and advantages: what differs there is the effect of the
+micro-batch, without noise. Later the pair drifts apart; how far branches on whole mini-batches drift among themselves, for sizes of
+micro-batch that should not matter, is the noise to hold it against.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def write(pairs: Sequence[Pair], file: Path) -> None:
 
 def lines(pairs: Sequence[Pair]) -> list[str]:
     """The table as text."""
-    rows = [("method", "tokens/part", "acts %", "|pull|", "entropy", "change", "noise")]
+    rows = [("method", "tokens/micro-batch", "acts %", "|pull|", "entropy", "change", "noise")]
     for p in pairs:
         rows.append(
             (
@@ -86,8 +86,8 @@ def lines(pairs: Sequence[Pair]) -> list[str]:
     widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
     text = ["  ".join(f"{c:<{w}}" if i == 0 else f"{c:>{w}}" for i, (c, w) in enumerate(zip(r, widths, strict=True))) for r in rows]
     return [
-        "on whole minibatches -> part by part",
+        "micro-batch sensitivity: on whole mini-batches -> micro-batch by micro-batch",
         *text,
         "acts, |pull|: first step after the fork, same weights and batch (share of tokens whose gradient the method changes; mean).",
-        f"entropy: last {LAST} steps, nats. noise: its range over sizes of part on whole minibatches, where the size should not matter.",
+        f"entropy: last {LAST} steps, nats. noise: its range over sizes of micro-batch on whole mini-batches, where the size should not matter.",
     ]

@@ -5,72 +5,194 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Mapping
-from typing import Any, Literal, TextIO
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TextIO, TypeGuard
 
 Mode = Literal["auto", "plain", "rich", "off"]
 
 HEADER_EVERY = 25
 
-_COLUMNS = (  # heading, metric, width, digits, factor
-    ("reward", "reward/mean", 9, 3, 1.0),
-    ("pass", "correct/mean", 9, 3, 1.0),
-    ("entropy", "entropy/mean", 9, 4, 1.0),
-    ("cov", "cov/mean", 10, 5, 1.0),
-    ("len", "length/mean", 9, 1, 1.0),
-    ("clip%", "clip/share", 9, 2, 100.0),
-    ("s/step", "seconds/step", 9, 2, 1.0),
+_OWN = re.compile(r"^select/(?P<select>[^/]+)/share$|^effect/(?P<effect>[^/]+)$")
+_SCORE = re.compile(r"^eval/(?:(?P<set>[^/]+)/)?(?:(?P<avg>avg)|pass@(?P<k>\d+))$")
+_MEAN = "eval/mean_of_sets"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of the table: its heading, the metric in it, and how the number is written (`factor` 100 for per cent)."""
+
+    title: str
+    metric: str
+    width: int
+    digits: int
+    factor: float = 1.0
+
+    def cell(self, metrics: Mapping[str, Any]) -> str:
+        """The number, right-aligned; a dash for what is missing or not finite."""
+        value = metrics.get(self.metric)
+        if not _is_number(value):
+            return f"{'-':>{self.width}}"
+        text = f"{value * self.factor:.{self.digits}f}"
+        if len(text) >= self.width:  # keep the columns: fewer digits before they touch
+            text = f"{value * self.factor:.1e}"
+        return f"{text:>{self.width}}"
+
+
+_REWARD, _PASS = Column("reward", "reward/mean", 9, 3), Column("pass@1", "correct/mean", 9, 3)
+_MIDDLE = (
+    Column("entropy", "entropy/mean", 9, 4),
+    Column("cov", "cov/mean", 10, 5),
+    Column("len", "length/mean", 9, 1),
+    Column("clip%", "clip/share", 9, 2, 100.0),
 )
-_STEP_WIDTH = 6
-
-HEADER = f"{'step':>{_STEP_WIDTH}}" + "".join(f"{title:>{width}}" for title, _, width, _, _ in _COLUMNS)
-
-
-def line(step: int, metrics: Mapping[str, Any]) -> str:
-    """A step's line, aligned with `HEADER`; a dash for what is missing or not finite."""
-    cells = (_cell(metrics.get(name), width, digits, factor) for _, name, width, digits, factor in _COLUMNS)
-    return f"{step:>{_STEP_WIDTH}d}" + "".join(cells)
+_SECONDS = Column("s/step", "seconds/step", 9, 2)
+_LEFT_WIDTH = 8
 
 
-def _cell(value: Any, width: int, digits: int, factor: float) -> str:
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        return f"{'-':>{width}}"
-    text = f"{value * factor:.{digits}f}"
-    if len(text) >= width:  # keep the columns: fewer digits before they touch
-        text = f"{value * factor:.1e}"
-    return f"{text:>{width}}"
+@dataclass(slots=True)
+class Table:
+    """The columns of a run's table. A step may add a column, and none is ever removed.
+
+    `pass@1` (the share of correct responses) is shown once it differs from the mean reward, which it does not where rewards are 0 and 1.
+    The method's own number is the first `select/<node>/share` of its recipe, the per cent of tokens that it selects ("clip_cov%"), or else the
+    first `effect/<node>`, the per cent of tokens whose gradient it changes ("steer acts%").
+    """
+
+    total: int | None = None
+    with_left: bool = True
+    with_pass: bool = False
+    own: Column | None = None
+
+    def look(self, metrics: Mapping[str, Any]) -> bool:
+        """Take up columns that a step's metrics ask for; whether there are any."""
+        before = (self.with_pass, self.own)
+        reward, correct = metrics.get(_REWARD.metric), metrics.get(_PASS.metric)
+        if _is_number(reward) and _is_number(correct) and not math.isclose(reward, correct, abs_tol=1e-9):
+            self.with_pass = True
+        self.own = self.own or _own(metrics)
+        return (self.with_pass, self.own) != before
+
+    @property
+    def columns(self) -> list[Column]:
+        return [_REWARD, *([_PASS] if self.with_pass else []), *_MIDDLE, *([self.own] if self.own else []), _SECONDS]
+
+    @property
+    def header(self) -> str:
+        left = f"{'left':>{_LEFT_WIDTH}}" if self.with_left else ""
+        return f"{'step':>{self._step_width}}" + "".join(f"{c.title:>{c.width}}" for c in self.columns) + left
+
+    def line(self, step: int, metrics: Mapping[str, Any], left: float | None = None) -> str:
+        """A step's line, aligned with `header`. `left` is the time to the end in seconds, None where it is not known."""
+        of = f"/{self.total}" if self.total else ""
+        time_left = f"{duration(left):>{_LEFT_WIDTH}}" if self.with_left else ""
+        return f"{f'{step}{of}':>{self._step_width}}" + "".join(c.cell(metrics) for c in self.columns) + time_left
+
+    @property
+    def _step_width(self) -> int:
+        return max(6, 2 * len(str(self.total)) + 1) if self.total else 6
+
+
+def _own(metrics: Mapping[str, Any]) -> Column | None:
+    found = [m for name in metrics if (m := _OWN.match(name))]
+    best = next((m for m in found if m["select"]), found[0] if found else None)
+    if best is None:
+        return None
+    title = f"{best['select']}%" if best["select"] else f"{best['effect']} acts%"
+    return Column(title, best[0], max(9, len(title) + 2), 2, 100.0)
 
 
 def eval_line(metrics: Mapping[str, Any]) -> str | None:
-    """pass@k of an evaluation, or None if the step had none."""
-    found = sorted((int(m[1]), name) for name in metrics if (m := re.match(r"^eval/pass@(\d+)$", name)))
-    parts = [f"pass@{k} {metrics[name]:.3f}" for k, name in found if isinstance(metrics[name], int | float)]
-    return f"{'eval':>{_STEP_WIDTH}}   {'  '.join(parts)}" if parts else None
+    """The scores of an evaluation on one line, or None if the step had none.
+
+    pass@k for every k on held-out problems; for a suite the average and pass@k at the largest k of each set, and the mean of the sets.
+    """
+    whole: dict[int, float] = {}
+    sets: dict[str, dict[int, float]] = {}
+    for name, value in metrics.items():
+        m = _SCORE.match(name)
+        if m is None or not _is_number(value):
+            continue
+        if m["set"]:
+            sets.setdefault(m["set"], {})[0 if m["avg"] else int(m["k"])] = value
+        elif m["k"]:
+            whole[int(m["k"])] = value
+    parts = [f"pass@{k} {whole[k]:.3f}" for k in sorted(whole)]
+    for name, scores in sets.items():
+        few = [f"avg {scores[0]:.3f}"] if 0 in scores else []
+        many = max(scores)
+        parts.append(" ".join([name, *few, *([f"pass@{many} {scores[many]:.3f}"] if many > 1 or not few else [])]))
+    if sets and _is_number(metrics.get(_MEAN)):
+        parts.append(f"mean of sets {metrics[_MEAN]:.3f}")
+    return f"{'eval':>6}   {'  '.join(parts)}" if parts else None
+
+
+def duration(seconds: float | None) -> str:
+    """A time in its two largest units: 45s, 12m30s, 3h05m, 2d04h."""
+    if seconds is None or not math.isfinite(seconds) or seconds < 0:
+        return "-"
+    if seconds >= 1000 * 86400:
+        return ">999d"
+    whole = round(seconds)
+    for unit, below, size, small in (("d", "h", 86400, 3600), ("h", "m", 3600, 60), ("m", "s", 60, 1)):
+        if whole >= size:
+            return f"{whole // size}{unit}{whole % size // small:02d}{below}"
+    return f"{whole}s"
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+@dataclass(slots=True)
+class Pace:
+    """How long steps take, from the times at which they ended; the first from what it says of itself."""
+
+    clock: Callable[[], float] = time.monotonic
+    _first: tuple[int, float] | None = field(default=None, init=False)
+
+    def left(self, step: int, total: int | None, metrics: Mapping[str, Any]) -> float | None:
+        """Seconds until the last step has ended, evaluations and checkpoints of the steps so far counted in; None if not known."""
+        now = self.clock()
+        if self._first is None or step <= self._first[0]:
+            self._first = (step, now)
+            each = metrics.get(_SECONDS.metric)
+        else:
+            each = (now - self._first[1]) / (step - self._first[0])
+        return each * (total - step) if total and isinstance(each, int | float) else None
 
 
 class Console:
     """Prints steps to a stream: plain lines, and on a terminal a progress bar below them. `off` prints messages only."""
 
-    def __init__(self, mode: Mode = "auto", stream: TextIO | None = None) -> None:
+    def __init__(self, mode: Mode = "auto", stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self.stream = stream if stream is not None else sys.stdout
         if mode == "auto":
             mode = "rich" if self.stream.isatty() else "plain"
         self.mode = mode
-        self._printed = 0
+        self.table = Table(with_left=mode != "rich")  # the bar has the time that is left
+        self._pace = Pace(clock)
+        self._since_header: int | None = None
         self._progress: Any = None
         self._task: Any = None
 
     def step(self, step: int, metrics: Mapping[str, Any], total: int | None = None) -> None:
-        """Print a step's line, with the headings every 25 lines, and move the bar."""
+        """Print a step's line, with the headings every 25 lines and where a column is new, and move the bar."""
         if self.mode == "off":
             return
         if self.mode == "rich" and total and self._progress is None:
             self._begin(step - 1, total)
-        lines = [HEADER] if self._printed % HEADER_EVERY == 0 else []
-        lines.append(line(step, metrics))
+        self.table.total = total
+        grown = self.table.look(metrics)
+        lines = []
+        if grown or self._since_header is None or self._since_header == HEADER_EVERY:
+            lines.append(self.table.header)
+            self._since_header = 0
+        self._since_header += 1
+        lines.append(self.table.line(step, metrics, self._pace.left(step, total, metrics)))
         if evaluation := eval_line(metrics):
             lines.append(evaluation)
-        self._printed += 1
         self._print("\n".join(lines))
         if self._progress is not None:
             self._progress.update(self._task, completed=step)
