@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from rlent.cli.app import app
 from rlent.errors import UsageError
-from rlent.recipe.catalog import Card, cards, first_sentence, header, options, table
+from rlent.recipe.catalog import Card, cards, first_sentence, header, method_table, options, table
 from rlent.system.paths import recipes_dir
 from rlent.verify import grammar
 from rlent.verify.grammar import Golden, goldens
@@ -139,10 +139,27 @@ def test_the_table_has_one_line_for_each_method_and_json_is_the_same_list() -> N
     code, out, _ = call("ls")
     head, *lines = out.splitlines()
     assert code == 0
-    assert head.split() == ["METHOD", "SEATS", "PAPER", "CHECKED", "STATE"]
+    assert re.split(r" {2,}", head) == ["METHOD", "PAPER", "CHECKED", "STATE", "WHAT IT IS"]
     listed = json.loads(call("ls", "--json")[1])
     assert [line.split()[0] for line in lines] == [c["name"] for c in listed]
+    for line, card in zip(lines, listed, strict=True):
+        assert line.endswith(f"  {card['state']:<12}  {card['description'].splitlines()[0]}")
+        assert card["paper"].partition(",")[0] in line
     assert next(c for c in listed if c["name"] == "aer")["proof"] == "none"
+
+
+def test_on_a_terminal_of_100_columns_every_description_is_whole_on_lines_that_fit() -> None:
+    found, _ = cards()
+    head, *lines = method_table(found, width=100).splitlines()
+    assert max(map(len, lines)) <= 100
+    at = head.index("WHAT IT IS")
+    shown: list[str] = []
+    for line in lines:
+        if line[:at].strip():
+            shown.append(line[at:])
+        else:
+            shown[-1] += " " + line[at:]
+    assert shown == [card.does for card in found]
 
 
 def test_a_seat_lists_its_options_and_who_uses_them() -> None:
@@ -181,3 +198,5 @@ def test_header_and_columns() -> None:
     assert header("# @package _global_\n# One.\n#\n# Two.\nkey: 1\n# not this\n") == "One.\n\nTwo."
     assert table(("A", "B"), [("xyz", "1"), ("u", "2")]) == "A    B\nxyz  1\nu    2"
     assert table(("A", "B"), [("u", "a long remark")], width=10) == "A  B\nu  a lo..."
+    remark = "a remark that is longer than thirty characters"
+    assert table(("A", "B"), [("u", remark)], width=35, wrap=True) == "A  B\nu  a remark that is longer than\n   thirty characters"

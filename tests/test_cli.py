@@ -96,6 +96,27 @@ def test_show_prints_what_every_seat_does_the_sampler_too() -> None:
     assert "-A log pi on the policy's own responses" in text and "type(object)" not in text
 
 
+def test_show_leads_from_a_recipes_name_to_its_functions_and_their_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    shown = json.loads(call("show", "clipcov", "--json").output)
+    places = {p["path"]: p for p in shown["functions"]}
+    assert shown["file"] == "recipes/recipe/clipcov.yaml"
+    assert {k: places["shape.clip_cov"][k] for k in ("function", "module", "options")} == {
+        "function": "rlent.methods.clip_cov.drop_high_covariance",
+        "module": "rlent/methods/clip_cov.py",
+        "options": "recipes/shape/clip_cov.yaml",
+    }
+    for place in places.values():
+        assert Path(place["module"]).is_file() and Path(place["options"]).is_file(), place
+    text = call("show", "clipcov").output
+    assert "shape.clip_cov: rlent.methods.clip_cov.drop_high_covariance\n    module file: rlent/methods/clip_cov.py\n" in text
+    assert "recipe file: recipes/recipe/clipcov.yaml" in text
+    monkeypatch.chdir(tmp_path)
+    assert call("new", "sparkle", "--seat", "shape", "--dir", "my").exit_code == 0
+    text = call("show", "sparkle", "--config-dir", "my").output
+    assert "shape.sparkle: sparkle.sparkle\n    module file: my/sparkle.py\n    option file: my/shape/sparkle.yaml\n" in text
+
+
 def test_version() -> None:
     assert call("--version").output == f"rlent {__version__}\n"
 

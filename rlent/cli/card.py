@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -91,7 +91,7 @@ def _place(node: Node, recipe: Recipe, config_dirs: Sequence[str]) -> Place:
     fn: Any = type(node.fn) if made else node.fn
     source = recipe.sources.get(f"{node.path}._target_", "")
     files = [file for root in roots(config_dirs) if source and (file := root / source).is_file()]
-    module = inspect.getsourcefile(fn)
+    module = getattr(sys.modules.get(fn.__module__), "__file__", None)
     return Place(
         path=node.path,
         function=node.target,

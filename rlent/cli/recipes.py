@@ -25,7 +25,8 @@ def ls(
 ) -> int:
     """List the methods, or what can be put in a seat.
 
-    CHECKED says what a method's numbers were compared with: the authors' own code, the paper's formula, or nothing.
+    CHECKED says what a method's numbers were compared with: the authors' own code, the paper's formula, or nothing. The seats that a method
+    fills are in --json; `rlent show NAME` has its functions, their files and options.
 
     \b
     Examples:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from rlent.system.paths import recipes_dir
 
 Proof = Literal["authors", "formula", "none"]
 CARDS = "recipe"
+_NARROWEST = 30  # characters of a column that is broken into lines
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -41,6 +43,11 @@ class Card:
     description: str
     picks: Mapping[str, tuple[str, ...]]
     file: str
+
+    @property
+    def does(self) -> str:
+        """What the method does, in one sentence or two: the first line of its description."""
+        return self.description.partition("\n")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,21 +196,29 @@ def _brief(error: Exception) -> str:
 # ---- what `rlent ls` prints -------------------------------------------------------------------------------------------------
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, width: int = 0) -> str:
-    """Left-aligned columns, two spaces between; the last one is cut to `width` characters in all (0: never)."""
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, width: int = 0, wrap: bool = False) -> str:
+    """Left-aligned columns, two spaces between. The last one is cut, or with `wrap` broken into lines, at `width` characters in all (0: never)."""
     lines = [list(head), *(list(r) for r in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(head) - 1)]
+    indent = sum(widths) + 2 * len(widths)
     out = []
     for line in lines:
-        text = "  ".join([*(cell.ljust(w) for cell, w in zip(line, widths, strict=False)), line[-1]]).rstrip()
-        out.append(text if not width or len(text) <= width else text[: width - 3].rstrip() + "...")
+        left = "".join(f"{cell:<{w}}  " for cell, w in zip(line, widths, strict=False))
+        text = (left + line[-1]).rstrip()
+        if not width or len(text) <= width:
+            out.append(text)
+        elif wrap:
+            first, *more = textwrap.wrap(line[-1], max(width - indent, _NARROWEST))
+            out += [left + first, *(" " * indent + part for part in more)]
+        else:
+            out.append(text[: width - 3].rstrip() + "...")
     return "\n".join(out)
 
 
-def method_table(found: Iterable[Card]) -> str:
-    """METHOD, SEATS, PAPER, CHECKED, STATE."""
-    rows = [(c.name, ", ".join(c.seats) or "-", c.paper, c.proof, c.state) for c in found]
-    return table(("METHOD", "SEATS", "PAPER", "CHECKED", "STATE"), rows)
+def method_table(found: Iterable[Card], *, width: int = 0) -> str:
+    """METHOD, PAPER (its number, or authors and year), CHECKED, STATE, WHAT IT IS."""
+    rows = [(c.name, c.paper.partition(",")[0], c.proof, c.state, c.does) for c in found]
+    return table(("METHOD", "PAPER", "CHECKED", "STATE", "WHAT IT IS"), rows, width=width, wrap=True)
 
 
 def option_table(found: Iterable[Option], found_cards: Iterable[Card], *, width: int = 0) -> str:
@@ -247,7 +262,7 @@ def main(config_dirs: Sequence[str] = (), *, seat: str | None = None, everything
         )
     else:
         width = _columns()
-        tables = [] if seat is not None else [method_table(found)]
+        tables = [] if seat is not None else [method_table(found, width=width)]
         tables += [option_table(listed, found, width=width)] if seat is not None or everything else []
         print("\n\n".join(tables))
     for problem in problems:
