@@ -269,6 +269,8 @@ def test_explain_defines_one_metric_and_lists_all_by_group() -> None:
     everything = call("explain").output
     assert everything.index("\nentropy\n") < everything.index("\ncov\n")
     assert "entropy/seq_mean [nats]" in everything
+    heads = re.findall(r"^\w+$", everything, re.MULTILINE)
+    assert {"entropy", "cov", "sampler"} <= set(heads) and len(heads) == len(set(heads))
     assert json.loads(call("explain", "cov/top_0.02", "--json").output)["name"] == "cov/top_0.02"
     names = [m["name"] for m in json.loads(call("explain", "--json").output)]
     assert "entropy/mean" in names

@@ -47,9 +47,9 @@ def replay(
 
     For each: what it selects, clips and reweights, and where its gradient points.
 
-    `track.keep_batches=N` makes a run save every N-th step's batch with what its updates saw, so that ratios and clips are those of the run.
-    Files of verl, TRL and prime-rl are read as they are. A method that needs streams the batch lacks is skipped with the reason, and the
-    others go on.
+    `track.keep_batches=N` makes a run save every N-th step's batch with what its updates saw, so that ratios and clips are those of
+    the run. Files of verl, TRL and prime-rl are read as they are. A method that needs streams the batch lacks is skipped with the
+    reason; the others are re-scored.
 
     \b
     Examples:
@@ -87,7 +87,8 @@ def measure(
 ) -> int:
     """Measure responses in a file: entropy, covariance, pass@k.
 
-    Nothing is trained. Entropy is exact, over the full vocabulary, in float32, at sampler.temperature. Files of verl, TRL and prime-rl are read as they are.
+    Nothing is trained. Entropy is exact, over the full vocabulary, in float32, at sampler.temperature. Files of verl, TRL and prime-rl
+    are read as they are.
 
     \b
     Examples:
@@ -119,7 +120,8 @@ def inspect(
 ) -> int:
     """Make a page of sampled responses, coloured token by token.
 
-    Colours are entropy, probability, covariance, advantage, weight, and what methods would do. One HTML file that opens offline; hovering over a token shows its numbers. No model is needed.
+    Colours are entropy, probability, covariance, advantage, weight, and what methods would do. It is one HTML file that opens offline;
+    hovering over a token shows its numbers. No model is needed.
 
     \b
     Examples:

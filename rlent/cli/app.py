@@ -18,7 +18,7 @@ TRACEBACK = "--traceback"
 
 
 class Commands(TyperGroup):
-    """Exits with the code that a command returns, and prints an error as a sentence: `error: ...` on stderr, with the exit code of its class.
+    """Exits with the code that a command returns; an error is printed as `error: ...` on stderr and exits with the code of its class.
 
     Errors that rlent raises on purpose, and the system's (a full disk, no permission), have no traceback unless
     `--traceback` or RLENT_TRACEBACK=1 asks for it. Anything else is a defect and shows where it happened.

@@ -26,7 +26,8 @@ def arena(
 ) -> int:
     """Benchmark every method on the embedded task.
 
-    Each is trained with the same budget and evaluated; one table has them all. Stopped or killed, the same command goes on. Exit code 1 if a method failed (the others are in the table).
+    Each is trained with the same budget and evaluated; one table has them all. A command that was stopped or killed continues where it was.
+    Exit code 1 if a method failed (the others are in the table).
 
     \b
     Examples:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A function of the method: where it is called (`path`), its dotted name, its module's file, and the file that chooses it and its options."""
+    """A function of the method: where it is called (`path`), its dotted name, its module's file, and the file that chooses its options."""
 
     path: str
     function: str
@@ -32,7 +32,7 @@ class Option:
     """An option, its value, and the file that gave it the value."""
 
     name: str
-    value: Any
+    value: object
     source: str
 
 
@@ -59,11 +59,11 @@ class Shown:
         return cls(recipe, _near(file) if file else "", about or name, [_place(n, recipe, config_dirs) for n in nodes], options)
 
     @property
-    def card(self) -> dict[str, Any]:
+    def card(self) -> dict[str, object]:
         """The card, without what `rlent verify` reads."""
         return {k: v for k, v in (self.recipe.config.get("card") or {}).items() if k != "golden"}
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         return {
             "card": self.card,
             "file": self.file,

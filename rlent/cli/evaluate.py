@@ -45,8 +45,8 @@ def evaluate(
 ) -> int:
     """Evaluate runs, checkpoints or models.
 
-    On held-out problems, or on a suite of sets (eval=paper). Several are compared with the first, in pairs. A command that was stopped goes
-    on where it was; responses that are there are not sampled again.
+    On held-out problems, or on a suite of sets (eval=paper). Several are compared with the first, in pairs. A command that was stopped
+    continues where it was; responses that are there are not sampled again.
 
     \b
     Examples:

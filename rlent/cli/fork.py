@@ -38,9 +38,9 @@ def fork(
     Each is a run folder that `train --resume`, `eval`, `fit` and `report` understand. The same command continues a fork that was
     stopped. Train the parent with checkpoint.keep=1000 to have every checkpoint to choose from.
 
-    --by-microbatch measures micro-batch sensitivity. Each branch is made twice with micro-batches of so many tokens: once with the method's
-    functions called on the whole mini-batch, once micro-batch by micro-batch, as released code often does. The difference is what the method
-    owes to the size of its micro-batches.
+    --by-microbatch measures micro-batch sensitivity. Each branch is made twice with micro-batches of so many tokens: once with the
+    method's functions called on the whole mini-batch, once micro-batch by micro-batch, as released code often does. The difference is
+    what the method owes to the size of its micro-batches.
 
     \b
     Examples:

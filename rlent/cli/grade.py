@@ -34,7 +34,7 @@ def grade(
     relation_for_interval: Annotated[
         bool, typer.Option("--relation-for-interval", help="An inequality may answer a gold that is an interval.")
     ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an --out FILE that was begun.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an --out FILE that was begun.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="The summary as JSON: on standard output with --out, otherwise on stderr.")
     ] = False,

@@ -182,10 +182,10 @@ def explain(
     if as_json:
         print(json.dumps([asdict(m) for m in found], indent=1))
         return 0
-    group = None
+    groups: dict[str, list[str]] = {}
     for m in found:
-        if group != (group := m.name.partition("/")[0]):
-            print(f"\n{group}")
-        print(f"  {m.name} [{m.unit}]: {m.meaning}")
+        groups.setdefault(m.name.partition("/")[0], []).append(f"  {m.name} [{m.unit}]: {m.meaning}")
+    for group, lines in groups.items():
+        print("\n".join(["", group, *lines]))
     print("\nHow to read one: rlent explain NAME")
     return 0

@@ -20,8 +20,8 @@ def report(
 ) -> int:
     """Compare runs on one page.
 
-    It shows what differs, entropy, reward, pass@k, paired tests and cost. Runs that differ in the seed only are one method. pass@k and tests come from the runs' evaluations (rlent eval) where every run
-    has one, else from those made while training. The page is one file that opens offline, in light and dark, and prints.
+    It shows what differs, entropy, reward, pass@k, paired tests and cost. Runs that differ in the seed only are one method. pass@k and
+    tests come from the runs' evaluations (rlent eval) where every run has one, else from those made while training. The page is one file that opens offline, in light and dark, and prints.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""Templates of a method's files, one sketch for each seat that a function fills: the function runs, its test fails until it is filled in."""
+"""Templates of a method's files, one sketch for each seat: the function runs, its test fails until it is filled in."""
 
 from __future__ import annotations
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -13,6 +13,7 @@ from rlent.errors import NonFinite, RankLost, UsageError
 
 if TYPE_CHECKING:
     from rlent.train.run import Run
+    from rlent.types import Json
 
 
 def train(
@@ -72,24 +73,25 @@ def train(
     return _train(Run.start(recipe))
 
 
-def _resume_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+def _resume_overrides(overrides: Sequence[str]) -> dict[str, Json]:
     """A resumed run is the same run: only its end may be moved."""
     from rlent.recipe import compose
     from rlent.recipe.settings import RESUMABLE as allowed
 
-    found = {o.key_or_group: o.value() for o in compose.parse(overrides)}
+    found = {o.key_or_group: cast("Json", o.value()) for o in compose.parse(overrides)}
     refused = sorted(set(found) - set(allowed))
     if refused:
         raise UsageError(f"--resume continues the same run; {', '.join(refused)} cannot change (only {', '.join(sorted(allowed))})")
     return found
 
 
-def _saved_scale(place: str) -> dict[str, Any]:
+def _saved_scale(place: str) -> dict[str, object]:
     """The scale block of a run; empty if there is no run, which `Run.resume` explains."""
     from rlent.runs.folder import RunFolder
 
     path = Path(place)
-    return dict(RunFolder(path).config.get("scale", {})) if (path / "recipe.yaml").is_file() else {}
+    scale = RunFolder(path).config.get("scale") if (path / "recipe.yaml").is_file() else None
+    return dict(scale) if isinstance(scale, Mapping) else {}
 
 
 def _train(run: Run) -> int:
@@ -100,9 +102,8 @@ def _train(run: Run) -> int:
         if run.world.leads:
             run.tracker.say(f"run {run.folder.path} ({run.recipe.name}, seed {run.seed}, steps {run.done + 1} to {run.total})")
             run.tracker.say(f"resume with: {run.folder.resume_command}")
-            engine: Any = run.engine
-            if reason := getattr(engine, "reason", None):
-                run.tracker.say(f"engine {engine.name}: {reason}")
+            if reason := getattr(run.engine, "reason", None):
+                run.tracker.say(f"engine {getattr(run.engine, 'name', '')}: {reason}")
             for warning in run.recipe.warnings:
                 run.tracker.say(f"warning: {warning}")
             for line in run.findings.lines() if run.findings is not None else []:
@@ -115,10 +116,10 @@ def _train(run: Run) -> int:
             where = "" if str(error).startswith("step ") else f"step {run.step}: "
             raise NonFinite(f"{where}{error}{kept}. Earlier checkpoints are whole") from error
         except Exception as error:
-            if (said := run.world.lost(error)) is None:
+            if (lost := run.world.lost(error)) is None:
                 raise
             raise RankLost(
-                f"step {run.step}: another rank has ended, or did not answer within scale.timeout = {run.recipe['scale']['timeout']:g} s ({said}); "
+                f"step {run.step}: another rank has ended, or did not answer within scale.timeout = {run.recipe['scale']['timeout']:g} s ({lost}); "
                 f"its own output says why. Earlier checkpoints are whole; continue with: {run.folder.resume_command}"
             ) from error
         if run.early and run.world.leads:

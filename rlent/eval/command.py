@@ -55,7 +55,8 @@ def main(
     Everything that can be known to be wrong is reported before a model is loaded. What is in a folder already is not sampled again.
 
     Raises:
-        UsageError: k above n, no run or model named, two options that contradict each other, or an output folder made with other settings or in use.
+        UsageError: k above n, no run or model named, two options that contradict each other, or an output folder made with other
+            settings or in use.
         RecipeError: sets that cannot be read.
     """
     found = targets(arguments, config_dirs)
@@ -237,7 +238,7 @@ def _compare(reports: Sequence[Report], found: Sequence[Target], base: Path) -> 
     return {"result": result, "folder": folder}
 
 
-# --- what is said ----------------------------------------------------------------------------------------------------
+# --- what is printed -------------------------------------------------------------------------------------------------
 
 
 def _document(reports: Sequence[Report], folders: dict[str, Path], together: JsonObject | None, verl: bool) -> JsonObject:

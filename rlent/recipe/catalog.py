@@ -197,7 +197,10 @@ def _brief(error: Exception) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, width: int = 0, wrap: bool = False) -> str:
-    """Left-aligned columns, two spaces between. The last one is cut, or with `wrap` broken into lines, at `width` characters in all (0: never)."""
+    """Left-aligned columns, two spaces between.
+
+    The last one is cut, or with `wrap` broken into lines, so that a line has at most `width` characters (0: any number).
+    """
     lines = [list(head), *(list(r) for r in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(head) - 1)]
     indent = sum(widths) + 2 * len(widths)

@@ -1,4 +1,4 @@
-"""Micro-batch sensitivity: what a method does on whole mini-batches, beside what it does micro-batch by micro-batch, from a fork's branches.
+"""Micro-batch sensitivity: what a method does on whole mini-batches and micro-batch by micro-batch, from the branches of a fork.
 
 Branches come in pairs with micro-batches of the same size, so a pair differs in the scope of the method's functions and in nothing else.
 In the first step after the fork both have the same weights, prompts, responses and advantages: what differs there is the effect of the
@@ -89,5 +89,5 @@ def lines(pairs: Sequence[Pair]) -> list[str]:
         "micro-batch sensitivity: on whole mini-batches -> micro-batch by micro-batch",
         *text,
         "acts, |pull|: first step after the fork, same weights and batch (share of tokens whose gradient the method changes; mean).",
-        f"entropy: last {LAST} steps, nats. noise: its range over sizes of micro-batch on whole mini-batches, where the size should not matter.",
+        f"entropy: last {LAST} steps, nats. noise: its range over sizes of micro-batch on whole mini-batches, where size should not matter.",
     ]

@@ -8,7 +8,10 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TextIO, TypeGuard
+from typing import TYPE_CHECKING, Literal, TextIO, TypeGuard
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 Mode = Literal["auto", "plain", "rich", "off"]
 
@@ -29,7 +32,7 @@ class Column:
     digits: int
     factor: float = 1.0
 
-    def cell(self, metrics: Mapping[str, Any]) -> str:
+    def cell(self, metrics: Mapping[str, object]) -> str:
         """The number, right-aligned; a dash for what is missing or not finite."""
         value = metrics.get(self.metric)
         if not _is_number(value):
@@ -56,8 +59,8 @@ class Table:
     """The columns of a run's table. A step may add a column, and none is ever removed.
 
     `pass@1` (the share of correct responses) is shown once it differs from the mean reward, which it does not where rewards are 0 and 1.
-    The method's own number is the first `select/<node>/share` of its recipe, the per cent of tokens that it selects ("clip_cov%"), or else the
-    first `effect/<node>`, the per cent of tokens whose gradient it changes ("steer acts%").
+    The method's own number is the first `select/<node>/share` of its recipe, the per cent of tokens that it selects ("clip_cov%"), or
+    else the first `effect/<node>`, the per cent of tokens whose gradient it changes ("steer acts%").
     """
 
     total: int | None = None
@@ -65,7 +68,7 @@ class Table:
     with_pass: bool = False
     own: Column | None = None
 
-    def look(self, metrics: Mapping[str, Any]) -> bool:
+    def look(self, metrics: Mapping[str, object]) -> bool:
         """Take up columns that a step's metrics ask for; whether there are any."""
         before = (self.with_pass, self.own)
         reward, correct = metrics.get(_REWARD.metric), metrics.get(_PASS.metric)
@@ -83,7 +86,7 @@ class Table:
         left = f"{'left':>{_LEFT_WIDTH}}" if self.with_left else ""
         return f"{'step':>{self._step_width}}" + "".join(f"{c.title:>{c.width}}" for c in self.columns) + left
 
-    def line(self, step: int, metrics: Mapping[str, Any], left: float | None = None) -> str:
+    def line(self, step: int, metrics: Mapping[str, object], left: float | None = None) -> str:
         """A step's line, aligned with `header`. `left` is the time to the end in seconds, None where it is not known."""
         of = f"/{self.total}" if self.total else ""
         time_left = f"{duration(left):>{_LEFT_WIDTH}}" if self.with_left else ""
@@ -94,7 +97,7 @@ class Table:
         return max(6, 2 * len(str(self.total)) + 1) if self.total else 6
 
 
-def _own(metrics: Mapping[str, Any]) -> Column | None:
+def _own(metrics: Mapping[str, object]) -> Column | None:
     found = [m for name in metrics if (m := _OWN.match(name))]
     best = next((m for m in found if m["select"]), found[0] if found else None)
     if best is None:
@@ -103,7 +106,7 @@ def _own(metrics: Mapping[str, Any]) -> Column | None:
     return Column(title, best[0], max(9, len(title) + 2), 2, 100.0)
 
 
-def eval_line(metrics: Mapping[str, Any]) -> str | None:
+def eval_line(metrics: Mapping[str, object]) -> str | None:
     """The scores of an evaluation on one line, or None if the step had none.
 
     pass@k for every k on held-out problems; for a suite the average and pass@k at the largest k of each set, and the mean of the sets.
@@ -141,18 +144,18 @@ def duration(seconds: float | None) -> str:
     return f"{whole}s"
 
 
-def _is_number(value: Any) -> TypeGuard[float]:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
 @dataclass(slots=True)
 class Pace:
-    """How long steps take, from the times at which they ended; the first from what it says of itself."""
+    """How long steps take, from the times at which they ended; the first from its own seconds/step."""
 
     clock: Callable[[], float] = time.monotonic
     _first: tuple[int, float] | None = field(default=None, init=False)
 
-    def left(self, step: int, total: int | None, metrics: Mapping[str, Any]) -> float | None:
+    def left(self, step: int, total: int | None, metrics: Mapping[str, object]) -> float | None:
         """Seconds until the last step has ended, evaluations and checkpoints of the steps so far counted in; None if not known."""
         now = self.clock()
         if self._first is None or step <= self._first[0]:
@@ -174,10 +177,9 @@ class Console:
         self.table = Table(with_left=mode != "rich")  # the bar has the time that is left
         self._pace = Pace(clock)
         self._since_header: int | None = None
-        self._progress: Any = None
-        self._task: Any = None
+        self._progress: Progress | None = None
 
-    def step(self, step: int, metrics: Mapping[str, Any], total: int | None = None) -> None:
+    def step(self, step: int, metrics: Mapping[str, object], total: int | None = None) -> None:
         """Print a step's line, with the headings every 25 lines and where a column is new, and move the bar."""
         if self.mode == "off":
             return
@@ -195,7 +197,7 @@ class Console:
             lines.append(evaluation)
         self._print("\n".join(lines))
         if self._progress is not None:
-            self._progress.update(self._task, completed=step)
+            self._progress.update(self._progress.task_ids[0], completed=step)
 
     def say(self, message: str) -> None:
         """A message for the person: above the bar on a terminal, on standard error otherwise."""
@@ -229,5 +231,5 @@ class Console:
             transient=True,
             speed_estimate_period=3600.0,  # steps can take minutes
         )
-        self._task = self._progress.add_task("", total=total, completed=done)
+        self._progress.add_task("", total=total, completed=done)
         self._progress.start()
