@@ -1,4 +1,4 @@
-"""`rlent fit`: the law R = -a e^H + b of finished or running runs, its ceiling, and how well the beginning foretells the end."""
+"""`rlent fit`: the law R = -a e^H + b of finished or running runs, its ceiling, and how well its beginning forecasts its end."""
 
 from __future__ import annotations
 
@@ -22,6 +22,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from rlent.plots.looks import Look
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """What is fitted: the metrics `x` (entropy) and `y` (score), the share of the points that forecasts use, and whether with interventions."""
+
+    x: str = ENTROPY
+    y: str = SCORE
+    early: float = 0.15
+    force: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,11 +85,11 @@ def _fork(folder: Path) -> int | None:
     return int(origin["step"]) if origin and origin["changed"] else None
 
 
-def fit_run(folder: Path, *, x: str = ENTROPY, y: str = SCORE, early: float = 0.15, force: bool = False) -> Fit:
-    """The law of one run. A run with an intervention has none unless `force`.
+def fit_run(folder: Path, points: Points = Points()) -> Fit:
+    """The law of one run. A run with an intervention has none unless `points.force`.
 
     Raises:
-        DataError: the run has no metrics, or never logged `x` or `y`.
+        DataError: the run has no metrics, or never logged one of the two.
     """
     rows = read_rows(folder / "metrics.jsonl")
     if not rows:
@@ -87,15 +97,15 @@ def fit_run(folder: Path, *, x: str = ENTROPY, y: str = SCORE, early: float = 0.
     origin = _fork(folder)
     if origin is not None:  # what came before the fork is the parent's, under another recipe
         rows = [r for r in rows if r["step"] > origin]
-    for name in (x, y):
+    for name in (points.x, points.y):
         if not any(r.get(name) is not None for r in rows):
             known = sorted({k for r in rows for k in r if k.split("/")[0] == name.split("/")[0]})
             raise DataError(f"{folder} never logged {name}; it has {', '.join(known) or 'nothing of that group'} (evaluation: eval.every)")
-    steps, entropy, score = pairs(rows, x=x, y=y)
+    steps, entropy, score = pairs(rows, x=points.x, y=points.y)
     acting = interventions(RunFolder(folder).config)
     size = parameters(folder)
     warnings = [] if origin is None else [f"a branch: only what came after step {origin} is fitted"]
-    if acting and not force:
+    if acting and not points.force:
         text = f"the law is not fitted: {', '.join(acting)} acts on entropy, and the result would be no ceiling (--force fits it anyway)"
         return Fit(str(folder), steps, entropy, score, None, None, [text], size)
     if acting:
@@ -104,33 +114,30 @@ def fit_run(folder: Path, *, x: str = ENTROPY, y: str = SCORE, early: float = 0.
         law = fit_law(entropy, score)
     except ValueError as error:
         return Fit(str(folder), steps, entropy, score, None, None, [*warnings, str(error)], size)
-    return Fit(str(folder), steps, entropy, score, law, forecast(entropy, score, early), [*warnings, *law.doubts()], size)
+    return Fit(str(folder), steps, entropy, score, law, forecast(entropy, score, points.early), [*warnings, *law.doubts()], size)
 
 
 def main(
     places: Sequence[str],
+    points: Points,
     *,
-    x: str = ENTROPY,
-    y: str = SCORE,
-    early: float = 0.15,
-    force: bool = False,
     predict: float | None = None,
     out: str | None = None,
     as_json: bool = False,
 ) -> int:
     """Fit, print, and with `out` draw. Returns 1 if no run has a law."""
-    fits = [fit_run(folder, x=x, y=y, early=early, force=force) for folder in runs_in(places)]
+    fits = [fit_run(folder, points) for folder in runs_in(places)]
     sizes = _sizes(fits)
     if predict is not None and sizes is None:
         raise UsageError("--predict needs laws of models of at least two sizes")
-    files = [str(f) for f in _plot(fits, sizes, Path(out), y)] if out and any(f.law for f in fits) else []
+    files = [str(f) for f in _plot(fits, sizes, Path(out), points.y)] if out and any(f.law for f in fits) else []
     if as_json:
-        document: dict[str, Any] = {"x": x, "y": y, "level": LEVEL, "runs": [_plain(f) for f in fits], "files": files}
+        document: dict[str, Any] = {"x": points.x, "y": points.y, "level": LEVEL, "runs": [_plain(f) for f in fits], "files": files}
         if sizes is not None:
             document["sizes"] = {**asdict(sizes), "ceiling": None if predict is None else sizes.ceiling(predict)}
         print(json.dumps(document, indent=1, allow_nan=False))
     else:
-        _print(fits, sizes, predict, x, y, early)
+        _print(fits, sizes, predict, points)
         for file in files:
             print(file)
     return 0 if any(f.law for f in fits) else 1
@@ -151,15 +158,15 @@ def _plain(fit: Fit) -> dict[str, Any]:
     return found
 
 
-def _print(fits: Sequence[Fit], sizes: AcrossSizes | None, predict: float | None, x: str, y: str, early: float) -> None:
+def _print(fits: Sequence[Fit], sizes: AcrossSizes | None, predict: float | None, points: Points) -> None:
     from rich.console import Console
     from rich.table import Table
 
     console = Console()
     console.width = max(console.width, 110)
-    table = Table(title=f"{y} = -a exp({x}) + b", title_justify="left", caption_justify="left")
+    table = Table(title=f"{points.y} = -a exp({points.x}) + b", title_justify="left", caption_justify="left")
     table.caption = (
-        f"brackets: {LEVEL:.0%} bootstrap over points; forecast: fitted on the first {early:.0%} of the points, error on the rest"
+        f"brackets: {LEVEL:.0%} bootstrap over points; forecast: fitted on the first {points.early:.0%} of the points, error on the rest"
     )
     for name in ("run", "points", "entropy", "a", "b", "ceiling b - a", "R2", "spread", "forecast rmse"):
         table.add_column(name, justify="left" if name == "run" else "right", overflow="fold")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -184,13 +185,20 @@ def _short(numbers: Floats) -> list[float | None]:
     return [float(f"{v:.4g}") if math.isfinite(v) else None for v in numbers.tolist()]
 
 
+@dataclass(frozen=True, slots=True)
+class View:
+    """What the page shows: which saved `step` (None: the last one), what `methods` would do, and how many `rows`."""
+
+    step: int | None = None
+    methods: Sequence[str] = ()
+    rows: int = ROWS
+
+
 def main(
     place: str,
-    overrides: Sequence[str] = (),
+    overrides: Sequence[str],
+    view: View,
     *,
-    step: int | None = None,
-    methods: Sequence[str] = (),
-    rows: int = ROWS,
     out: str | None = None,
     config_dirs: Sequence[str] = (),
 ) -> int:
@@ -201,18 +209,18 @@ def main(
     """
     if out is not None and Path(out).exists():
         raise UsageError(f"--out: {out} exists, and nothing is overwritten")
-    source = open_kept(place, step)
+    source = open_kept(place, view.step)
     if "pieces" not in source.batch or "old_entropy" not in source.batch:
         raise UsageError(
             f"{source.label} was kept by an older version, without the texts and entropies of its tokens; train again to inspect it"
         )
     named, rest = parse(overrides)
-    names = [n for n in dict.fromkeys([*methods, *named]) if n != REFERENCE]
+    names = [n for n in dict.fromkeys([*view.methods, *named]) if n != REFERENCE]
     found = replay(source, names, rest, config_dirs=config_dirs)
     folder = Path(place) / "inspect" if Path(place).is_dir() else Path(place).parent
     path = Path(out) if out is not None else free(folder / f"step_{int(source.batch['step']):06d}.html")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page(source, found, rows=rows), encoding="utf-8")
+    path.write_text(page(source, found, rows=view.rows), encoding="utf-8")
     for p in found.played:
         if p.reason:
             print(f"{p.label}: {p.reason}")

@@ -129,9 +129,9 @@ def inspect(
       rlent inspect outputs/mine --methods clipcov,klcov
       rlent inspect outputs/mine --step 10 --methods clipcov shape.clip_cov.fraction=0.05 --out step10.html
     """
-    from rlent.analysis.inspection import main
+    from rlent.analysis.inspection import View, main
 
-    return main(run, overrides or [], step=step, methods=words(methods), rows=rows, out=out, config_dirs=config_dirs or [])
+    return main(run, overrides or [], View(step, words(methods), rows), out=out, config_dirs=config_dirs or [])
 
 
 def budget(
@@ -188,6 +188,6 @@ def fit(
       rlent fit outputs/sweeps/recipe-seed-1a2b3c4d --out law
       rlent fit outputs/mine --y eval/pass@16 --early 0.3 --json
     """
-    from rlent.analysis.fit import main
+    from rlent.analysis.fit import Points, main
 
-    return main(runs, x=x, y=y, early=early, force=force, predict=predict, out=out, as_json=as_json)
+    return main(runs, Points(x, y, early, force), predict=predict, out=out, as_json=as_json)
