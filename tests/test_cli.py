@@ -65,22 +65,25 @@ def test_the_help_names_every_command_with_a_sentence_that_is_not_cut() -> None:
 
 def examples(command: str) -> list[list[str]]:
     """The lines that a command's help shows as examples, as a shell reads them; of a pipe, the part that is rlent."""
-    done = call(command, "--help")
+    done = call(*command.split(), "--help")
     assert done.exit_code == 0
     shown = re.findall(r"^ {4,}(.*\brlent .*)$", done.output.partition("Example")[2], re.MULTILINE)
     pipes = [part for line in shown for part in line.split(" | ")]
     return [shlex.split(part)[1:] for part in pipes if part.startswith("rlent ")]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_every_example_of_a_help_parses_and_its_overrides_compose(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from rlent.recipe import compose
     from rlent.studies import sweep
 
     monkeypatch.chdir(ROOT)
     found = examples(command)
-    assert any(line[0] == command for line in found), f"rlent {command} --help shows no example"
+    assert any(command in ("", line[0]) for line in found), f"rlent {command} --help shows no example"
     for line in found:
+        if line[-1] == "--help":
+            assert call(*line).exit_code == 0, line
+            continue
         name, given = parsed(*line)
         overrides = given.get("overrides") or []
         if name not in ("train", "check", "show") or given.get("config_dirs") or given.get("resume"):

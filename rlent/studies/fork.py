@@ -50,7 +50,7 @@ class Branch:
     fresh: list[str] = field(default_factory=list)  # functions with state that begin anew
     dropped: list[str] = field(default_factory=list)  # overrides of the parent's method that it does not take
     changed: list[str] = field(default_factory=list)  # `key: parent's -> its own`
-    cut: tuple[str, int, str] | None = None  # the artefact meter's (method, tokens per part, scope)
+    cut: tuple[str, int, str] | None = None  # micro-batch sensitivity: (method, tokens per part, scope)
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ def inherited(parent: Parent, asked: Sequence[str]) -> tuple[list[str], list[str
 def _cuts(
     parent: Parent, job: Sequence[str], by_part: Sequence[int], dirs: Sequence[str], problems: list[str]
 ) -> Iterator[tuple[tuple[int, str] | None, list[str]]]:
-    """The artefact meter: each size of part, with the method on the whole minibatch and part by part. Otherwise the job itself."""
+    """Micro-batch sensitivity: each size of micro-batch, with the method on the whole mini-batch and micro-batch by micro-batch. Else the job."""
     if not by_part:
         yield None, []
         return
