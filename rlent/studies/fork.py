@@ -234,7 +234,7 @@ def inherited(parent: Parent, asked: Sequence[str]) -> tuple[list[str], list[str
 def _cuts(
     parent: Parent, job: Sequence[str], by_part: Sequence[int], dirs: Sequence[str], problems: list[str]
 ) -> Iterator[tuple[tuple[int, str] | None, list[str]]]:
-    """Micro-batch sensitivity: each size of micro-batch, with the method on the whole mini-batch and micro-batch by micro-batch. Else the job."""
+    """Micro-batch sensitivity: for each size, the method on the whole mini-batch and micro-batch by micro-batch. Otherwise the job itself."""
     if not by_part:
         yield None, []
         return
@@ -245,7 +245,7 @@ def _cuts(
         return
     whole = [n for seat in ("shape", "loss", "regularize") for n in recipe.plan.nodes[seat] if n.when == "minibatch"]
     if not whole:
-        problems.append(f"--by-microbatch: {recipe.name} has no function that looks at a whole minibatch, so a micro-batch cannot change it")
+        problems.append(f"--by-microbatch: {recipe.name} has no function that reads a whole mini-batch, so a micro-batch cannot change it")
     options = [f"{n.path}.{k}={v}" for n in whole for k, v in (n.card.get("by_part") or {}).items()]
     for tokens in by_part:
         size = [f"trainer.tokens_per_part={tokens}", *options]
