@@ -38,7 +38,8 @@ def arena(
     listed = numbers(seeds, "--seeds")
     from dataclasses import replace
 
-    from rlent.studies.arena import QUICK, Settings, main
+    from rlent.report.arena import Settings
+    from rlent.studies.arena import QUICK, main
 
     settings = QUICK if quick else Settings()
     given = {"steps": steps, "n": n, "k": pass_at_k, "problems": problems}

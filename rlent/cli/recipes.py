@@ -137,7 +137,7 @@ def verify(
     vectors: Annotated[
         str | None, typer.Option(metavar="DIR", help="A folder of vector files; otherwise tests/golden of the checkout.")
     ] = None,
-    only: Annotated[str | None, typer.Option(metavar="NAME,...", help="Only the vectors of these methods.")] = None,
+    only: Annotated[str | None, typer.Option(metavar="NAME,...", help="Only the vectors of these recipes or methods.")] = None,
     as_json: AsJson = False,
     config_dirs: ConfigDirs = None,
 ) -> int:
@@ -148,7 +148,7 @@ def verify(
     \b
     Examples:
       rlent verify
-      rlent verify --only clip_cov,kl_cov
+      rlent verify --only clipcov,klcov
       rlent verify --vectors path/to/vectors --json
     """
     from rlent.verify.command import main
