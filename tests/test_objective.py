@@ -11,8 +11,8 @@ from streams import padded, random_batch
 from rlent.errors import NonFinite, RlentError
 from rlent.recipe.compose import load
 from rlent.recipe.mount import Node
-from rlent.train.records import Record
 from rlent.train.objective import Objective, coefficients
+from rlent.train.records import Record
 from rlent.types import Batch
 
 RECIPES = {
