@@ -34,7 +34,7 @@ from rlent.errors import RecipeError, UsageError, did_you_mean
 from rlent.eval.compare import by_seed
 from rlent.eval.folder import write_json
 from rlent.eval.result import Evaluation
-from rlent.math.passk import bootstrap_interval, paired_bootstrap
+from rlent.math.intervals import bootstrap_interval, paired_bootstrap
 from rlent.plots.figure import clean, figure_of, finish
 from rlent.plots.looks import looks
 from rlent.recipe.compose import groups, load

@@ -60,7 +60,6 @@ from torch import Tensor
 
 from rlent.errors import RlentError, UsageError, did_you_mean
 from rlent.math.entropy import entropy_from_logits
-from rlent.math.passk import golden_metric
 from rlent.metrics import step_metrics
 from rlent.recipe.compose import Recipe, build, groups, load
 from rlent.recipe.knobs import Knobs
@@ -70,6 +69,7 @@ from rlent.train.calls import View
 from rlent.train.credit import add_advantage, add_reward, at_the_end
 from rlent.train.objective import Objective
 from rlent.types import Batch, Request, Rollouts
+from rlent.verify.peers import golden_metric
 
 RTOL, ATOL = 1e-6, 1e-8
 METRICS = frozenset({"pass_at_k", "maj_at_k", "avg_at_k", "best_at_n_bootstrap", "binomial_interval"})
