@@ -16,7 +16,7 @@ from jaxtyping import Float, Shaped
 from scipy import special
 
 from rlent.errors import UsageError
-from rlent.math.passk import Numbers, check_counts
+from rlent.math.passk import Numbers, check_counts, pass_at_k
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +130,46 @@ def bootstrap_interval(values: Shaped[np.ndarray, "P ..."], *, level: float = 0.
     A problem's samples stay together: its value is the unit that is drawn.
     """
     return _percentiles(bootstrap_means(values, draws=draws, seed=seed), level)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean over problems and its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def estimate_pass_at_k(
+    correct: Any, ks: Sequence[int] | None = None, *, level: float = 0.95, draws: int = 10_000, seed: int = 0
+) -> dict[int, Estimate]:
+    """pass@k of a matrix of verdicts [P problems, n samples], by k, with percentile bootstrap intervals over problems.
+
+    Where pass@k is 0, or 1, on every problem no draw differs, and the interval is Wilson's for P trials.
+
+    Args:
+        correct: bools or 0 and 1, a tensor, an array or lists.
+        ks: 1 to n; the powers of two up to n where none are given.
+
+    Raises:
+        UsageError: not a matrix, another value than 0 and 1, a k below 1 or above n.
+    """
+    table = np.asarray(correct)
+    if table.ndim != 2 or not table.size:
+        raise UsageError(f"verdicts of shape {list(table.shape)}: a matrix is needed, one row for each problem, one column for each sample")
+    if not np.isin(table, (0, 1)).all():
+        raise UsageError(f"a verdict is {table[~np.isin(table, (0, 1))][0]!s}; right is 1 (or True) and wrong is 0 (or False)")
+    problems, n = table.shape
+    chosen = [1 << i for i in range(n.bit_length())] if ks is None else list(ks)
+    each = np.stack([pass_at_k(n, table.astype(np.int64).sum(1), k) for k in chosen], 1)
+    low, high = bootstrap_interval(each, level=level, draws=draws, seed=seed)
+    found = {}
+    for i, k in enumerate(chosen):
+        value = float(each[:, i].mean())
+        ends = wilson(round(value) * problems, problems, level=level) if value in (0.0, 1.0) else (float(low[i]), float(high[i]))
+        found[k] = Estimate(value, *ends)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
