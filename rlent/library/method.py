@@ -29,6 +29,18 @@ OF_A_RUN = ("sampler", "decode", "control")
 
 WITH_GRADIENT = ("loss", "regularize", "probe")
 
+ELSEWHERE = {
+    "advantage": "adv",
+    "advantages": "adv",
+    "log_prob": "logp",
+    "log_probs": "logp",
+    "old_log_prob": "old_logp",
+    "old_log_probs": "old_logp",
+    "old_logprobs": "old_logp",
+    "response_mask": "mask",
+}
+"""What other trainers call the same tensors."""
+
 
 @dataclass(frozen=True)
 class Function:
@@ -224,7 +236,8 @@ def _checked(function: Function, streams: Mapping[str, Any]) -> dict[str, Any]:
     given = dict(streams)
     for name in given:
         if name not in usable:
-            raise UsageError(f"{function.place} does not read '{name}'{did_you_mean(name, usable)} (it reads {', '.join(function.reads)})")
+            hint = f"; did you mean '{ELSEWHERE[name]}'?" if name in ELSEWHERE else did_you_mean(name, usable)
+            raise UsageError(f"{function.place} does not read '{name}'{hint} (it reads {', '.join(function.reads)})")
     tensors = {k: v for k, v in given.items() if isinstance(v, Tensor) and k in STREAMS}
     tokens = {k: v for k, v in tensors.items() if STREAMS[k].shape.startswith(("[N,T]", "[B,T]"))}
     width = next((v for v in tokens.values() if v.ndim == 2), None)
@@ -257,8 +270,12 @@ def _expected(tokens: Mapping[str, Tensor], width: Tensor | None) -> str:
 def _pull(loss: Function, given: Mapping[str, Any]) -> Tensor:
     """-d(loss)/d(logp) of each token under the recipe's loss, before any weight; 0 outside the mask."""
     now = given.get("logp", given.get("now_logp"))
-    if now is None:
-        raise UsageError("now_pull follows from the loss: give logp, old_logp and adv (or now_pull itself)")
+    missing = [name for name in loss.reads if name not in given and name != "logp"]
+    if now is None or missing:
+        raise UsageError(
+            f"now_pull follows from the loss {loss.target}, which reads {', '.join(loss.reads)}; '{(missing or ['logp'])[0]}' was not given. "
+            "Give it, or now_pull itself"
+        )
     leaf = now.detach().clone().requires_grad_(True)
     with torch.enable_grad():
         found = loss(**{**{k: v for k, v in given.items() if k in (*loss.reads, "mask")}, "logp": leaf})

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
@@ -16,6 +17,7 @@ from rlent.math.intervals import (
     bootstrap_interval,
     bootstrap_means,
     clopper_pearson,
+    estimate_pass_at_k,
     interquartile_interval,
     interquartile_mean,
     paired_bootstrap,
@@ -165,3 +167,19 @@ def test_difference_over_sets_by_hand() -> None:
     assert alone == paired_bootstrap(*small, seed=3)
     with pytest.raises(UsageError, match="2 sets and 1 weights"):
         paired_bootstrap_of_sets([small, large], [1.0])
+
+
+def test_pass_at_k_of_a_matrix_by_hand() -> None:
+    # of 4 samples, 1, 2 and 0 are right: a pair holds one in 3, 5 and 0 of 6 pairs
+    correct = [[1, 0, 0, 0], [0, 1, 0, 1], [0, 0, 0, 0]]
+    found = estimate_pass_at_k(correct)
+    assert list(found) == [1, 2, 4]
+    assert [e.value for e in found.values()] == pytest.approx([3 / 12, (3 / 6 + 5 / 6) / 3, 2 / 3])
+    each = np.array([3 / 6, 5 / 6, 0])
+    assert (found[2].low, found[2].high) == pytest.approx(bootstrap_interval(each))
+    assert estimate_pass_at_k(np.array(correct, dtype=bool), [2]) == {2: found[2]} == estimate_pass_at_k(torch.tensor(correct), [2])
+
+
+def test_pass_at_k_where_every_problem_agrees_gets_wilsons_interval() -> None:
+    found = estimate_pass_at_k(np.ones((20, 4)), [1])[1], estimate_pass_at_k(np.zeros((20, 4)), [1])[1]
+    assert [(e.low, e.high) for e in found] == [wilson(20, 20), wilson(0, 20)]
