@@ -19,6 +19,7 @@ from torch import Tensor
 
 import rlent
 from rlent.errors import UsageError
+from rlent.library.method import pull_of
 from rlent.recipe.compose import load
 
 ROOT = Path(__file__).parent.parent
@@ -184,17 +185,16 @@ def test_the_draw_is_that_of_the_seed() -> None:
         clip_cov(**streams)
 
 
-def test_the_pull_is_zero_exactly_where_the_recipes_loss_clips() -> None:
-    """now_pull is ratio * adv, and 0 beyond the clip; what has none is no candidate of Clip-Cov."""
-    streams = batch()
-    streams["logp"] = (streams["old_logp"] + torch.tensor([0.0, 2.0, 0.0, 0.0, 2.0, 0.0])).requires_grad_()
+def test_the_pull_is_ratio_times_advantage_and_zero_where_the_recipes_loss_clips() -> None:
+    streams, clip_cov = batch(), rlent.method("clipcov", fraction=1.0, low=-99.0, high=99.0)
+    streams["logp"] = (streams["old_logp"] + torch.tensor([0.0, 2.0, 0.1, 0.0, 2.0, 0.0])).requires_grad_()
     streams["adv"] = torch.tensor([1.0, 1.0, 1.0, 1.0, -1.0, -1.0], dtype=torch.float64).expand(4, 6)
-    selected = rlent.method("clipcov", fraction=1.0, low=-99.0, high=99.0)(**streams, seed=0)["selected"]
     clipped = torch.tensor([False, True, False, False, False, False]).expand(4, 6)  # a ratio of e^2, above 1 + 1, with adv > 0
-    assert torch.equal(selected, streams["mask"] & ~clipped)
-    by_hand = torch.where(clipped, 0.0, (streams["logp"] - streams["old_logp"]).exp() * streams["adv"]).detach()
-    given = rlent.method("clipcov", fraction=1.0, low=-99.0, high=99.0)(**streams, now_pull=by_hand, seed=0)["selected"]
-    assert torch.equal(given, selected)
+    by_hand = torch.where(clipped | ~streams["mask"], 0.0, (streams["logp"] - streams["old_logp"]).exp() * streams["adv"]).detach()
+    torch.testing.assert_close(pull_of(clip_cov.functions["loss"], streams), by_hand)
+    assert torch.equal(clip_cov(**streams, seed=0)["selected"], streams["mask"] & ~clipped)
+    given = clip_cov(**streams, now_pull=torch.zeros_like(by_hand), seed=0)["selected"]
+    assert not given.any()  # one that is given is taken
 
 
 def test_only_losses_carry_a_gradient() -> None:

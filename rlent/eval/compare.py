@@ -52,7 +52,7 @@ class Comparison:
             "differences": rows,
             "notes": list(self.notes),
         }
-        return without_nan(document)  # type: ignore[no-any-return]
+        return without_nan(document)
 
     def plain(self) -> list[tuple[str, ...]]:
         """Rows of text for a pipe or a CSV file, a header first."""

@@ -106,7 +106,7 @@ class Function:
             return given[name]
         mask, source = given.get("mask"), given.get(name.removeprefix("now_"))
         if name == "now_pull" and self._loss is not None:
-            return _pull(self._loss, given)
+            return pull_of(self._loss, given)
         if name.startswith("now_") and source is not None:
             return source if self.stage in WITH_GRADIENT else source.detach()
         if name in ("noise", "row_noise") and mask is not None:
@@ -267,8 +267,12 @@ def _expected(tokens: Mapping[str, Tensor], width: Tensor | None) -> str:
     return f"{next(k for k, v in tokens.items() if v is width)} has {list(width.shape)}, and token tensors need one shape"
 
 
-def _pull(loss: Function, given: Mapping[str, Any]) -> Tensor:
-    """-d(loss)/d(logp) of each token under the recipe's loss, before any weight; 0 outside the mask."""
+def pull_of(loss: Function, given: Mapping[str, Any]) -> Tensor:
+    """-d(loss)/d(logp) of each token [N,T], before any weight; 0 where the loss clips it and outside the mask.
+
+    Raises:
+        UsageError: a tensor that the loss reads is missing.
+    """
     now = given.get("logp", given.get("now_logp"))
     missing = [name for name in loss.reads if name not in given and name != "logp"]
     if now is None or missing:
@@ -278,7 +282,7 @@ def _pull(loss: Function, given: Mapping[str, Any]) -> Tensor:
         )
     leaf = now.detach().clone().requires_grad_(True)
     with torch.enable_grad():
-        found = loss(**{**{k: v for k, v in given.items() if k in (*loss.reads, "mask")}, "logp": leaf})
+        found = loss(**{**{k: v for k, v in given.items() if k in loss.reads}, "logp": leaf})
         value = found if "mask" not in given else found.masked_fill(~given["mask"], 0.0)
         (gradient,) = torch.autograd.grad(value.sum(), leaf)
     return -gradient
