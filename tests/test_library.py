@@ -202,7 +202,10 @@ def test_only_losses_carry_a_gradient() -> None:
     penalty = kl_cov(**streams)
     penalty["value"].sum().backward()
     assert torch.equal(streams["logp"].grad != 0, penalty["selected"])
-    assert not rlent.method("clipcov")(**streams, seed=0)["weight"].requires_grad
+    steer = rlent.method("steer")(
+        now_logp=streams["logp"], **{k: streams[k] for k in ("old_logp", "adv", "mask")}, old_entropy=-streams["old_logp"]
+    )
+    assert not steer["weight"].requires_grad  # a weight is a constant of the loss, whatever it was made from
     assert kl_cov.functions["loss"](**streams).requires_grad
 
 
