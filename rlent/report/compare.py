@@ -188,7 +188,7 @@ def recorded_curve(method: Method, *, last: bool) -> tuple[dict[int, Point], str
 
 def _evaluated(run: RunData, *, last: bool) -> dict[str, float] | None:
     rows = [r for r in run.rows if any(k.startswith("eval/pass@") for k in r)]
-    return rows[-1 if last else 0] if rows else None
+    return {name: v for name, v in rows[-1 if last else 0].items() if isinstance(v, int | float)} if rows else None
 
 
 def first_step(method: Method) -> int | None:
