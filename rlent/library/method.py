@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rlent.errors import UsageError, did_you_mean
-from rlent.library.options import Spec, method_names, read_recipe
+from rlent.library.recipe import Spec, method_names, read_recipe
 from rlent.math import noise
 from rlent.math.checks import as_mask
 from rlent.recipe.mount import Node, locate, mount, options_of
@@ -172,7 +172,7 @@ class Method:
 def method(name: str, **options: Any) -> Method:
     """A method by its recipe's name, with the recipe's options; `options` replace those of its own function.
 
-    `method(name).__doc__` says what it reads, and `repr` names the module and the function.
+    `method(name).__doc__` lists what it reads, and its `repr` shows the module and the function.
 
     Raises:
         UsageError: no such method, no such option, or a value outside its range.
