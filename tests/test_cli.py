@@ -9,7 +9,6 @@ import re
 import shlex
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -346,30 +345,6 @@ def test_the_constraints_pin_every_dependency_once_and_within_its_range() -> Non
     for text in [*project["dependencies"], *project["optional-dependencies"]["dev"]]:
         wanted = Requirement(text)
         assert wanted.specifier.contains(pins[wanted.name.lower()]), text
-
-
-@pytest.mark.slow
-def test_a_wheel_holds_the_recipes_and_the_tiny_model_and_trains_from_there(tmp_path: Path) -> None:
-    pytest.importorskip("hatchling", reason="needs hatchling, which the extra dev installs")
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
-    subprocess.run(build, check=True, capture_output=True, text=True)
-    (wheel,) = tmp_path.glob("rlent-*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        names = set(archive.namelist())
-        archive.extractall(tmp_path / "site")
-    shipped = {f"rlent/_recipes/{f.relative_to(ROOT / 'recipes').as_posix()}" for f in (ROOT / "recipes").rglob("*.yaml")}
-    assert shipped <= names
-    assert {"rlent/_recipes/config.yaml", "rlent/_constraints.txt"} <= names
-    assert {f"rlent/assets/tiny/{f.name}" for f in (ROOT / "rlent" / "assets" / "tiny").iterdir()} <= names
-    assert not [n for n in names if n.startswith(("tests/", "scripts/", "recipes/"))]
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "OMP_NUM_THREADS": "1"}
-    where = [sys.executable, "-P", "-c", "from rlent.system.paths import checkout, recipes_dir; print(recipes_dir(), checkout())"]
-    said = subprocess.run(where, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
-    assert said.split() == [str(tmp_path / "site" / "rlent" / "_recipes"), "None"]
-    command = [sys.executable, "-P", "-m", "rlent", "train", "recipe=clipcov", *QUICK, "run.dir=out"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert len((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()) == 2
 
 
 @pytest.mark.parametrize("command", ["fork", "eval", "grade", "fit", "arena", "replay", "inspect", "budget", "report", "plot"])

@@ -133,7 +133,7 @@ FLOORS = [
     "eval",
     "sampling",
     "engine",
-    "data policy methods",
+    "data policy methods library",
     "recipe runs grading",
     "ranks track metrics plots",
     "seats math",

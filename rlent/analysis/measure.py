@@ -14,7 +14,8 @@ from rlent import metrics
 from rlent.analysis.source import Reading, Source, read_source
 from rlent.errors import UsageError
 from rlent.eval.result import ladder
-from rlent.math.passk import bootstrap_interval, pass_at_k
+from rlent.math.intervals import bootstrap_interval
+from rlent.math.passk import pass_at_k
 from rlent.ranks.world import World
 from rlent.recipe import compose as recipes
 from rlent.runs import kept as frozen

@@ -12,7 +12,7 @@ import numpy as np
 from rlent.errors import UsageError
 from rlent.eval.folder import changes
 from rlent.eval.result import DRAWS, LEVEL, Evaluation, without_nan
-from rlent.math import passk
+from rlent.math import intervals, passk
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -21,7 +21,7 @@ SETTINGS = ("decoding", "template", "grader", "data", "cut_is_wrong")
 """Settings that change scores: a difference in one of them is no difference between models."""
 
 
-def shown(d: passk.Difference) -> str:
+def shown(d: intervals.Difference) -> str:
     """`+0.120 (se 0.031, +0.060 .. +0.180)`, bold where the interval leaves out 0."""
     se = "" if math.isnan(d.se) else f"se {d.se:.3f}, "
     text = f"{d.value:+.3f} ({se}{d.low:+.3f} .. {d.high:+.3f})"
@@ -36,7 +36,7 @@ class Comparison:
     problems: int
     samples: Mapping[str, int]  # by label
     values: Mapping[str, Mapping[str, float]]  # of each evaluation on the shared problems, by metric
-    differences: Mapping[str, Mapping[str, passk.Difference]]
+    differences: Mapping[str, Mapping[str, intervals.Difference]]
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -52,7 +52,7 @@ class Comparison:
             "differences": rows,
             "notes": list(self.notes),
         }
-        return without_nan(document)  # type: ignore[no-any-return]
+        return without_nan(document)
 
     def plain(self) -> list[tuple[str, ...]]:
         """Rows of text for a pipe or a CSV file, a header first."""
@@ -146,7 +146,7 @@ def compare(evals: Sequence[Evaluation], *, seed: int = 0) -> Comparison:
     ks = sorted(set.intersection(*({*e.ladder} for e in evals)))
     found = [{name: v[index] for name, v in columns(e, ks).items()} for e, index in zip(evals, picked, strict=True)]
     differences = {
-        label: {name: passk.paired_bootstrap(v, found[0][name], level=LEVEL, draws=DRAWS, seed=seed) for name, v in mine.items()}
+        label: {name: intervals.paired_bootstrap(v, found[0][name], level=LEVEL, draws=DRAWS, seed=seed) for name, v in mine.items()}
         for label, mine in zip(labels[1:], found[1:], strict=True)
     }
     notes = [

@@ -20,7 +20,7 @@ from rlent.errors import DataError, UsageError
 from rlent.eval.compare import Comparison, columns, compare, labels_of, shared, shown
 from rlent.eval.folder import write_json
 from rlent.eval.result import DRAWS, INTERVALS, LEVEL, Evaluation, without_nan
-from rlent.math import passk
+from rlent.math import intervals
 from rlent.types import JsonObject
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Report:
             share = weights(self.sets, kind)
             value = math.fsum(share[name] * e.average.value for name, e in self.sets.items())
             se = math.sqrt(math.fsum((share[name] * e.average.se_problems) ** 2 for name, e in self.sets.items()))
-            reach = passk.normal_quantile(0.5 + LEVEL / 2) * se
+            reach = intervals.normal_quantile(0.5 + LEVEL / 2) * se
             low, high = (float(np.clip(x, 0, 1)) if se > 0 else math.nan for x in (value - reach, value + reach))
             found[kind] = Mean(value, se, low, high, share)
         return found
@@ -166,7 +166,7 @@ class SuiteComparison:
 
     base: str
     sets: Mapping[str, Comparison]
-    means: Mapping[str, Mapping[str, passk.Difference]]  # by label, by kind of mean
+    means: Mapping[str, Mapping[str, intervals.Difference]]  # by label, by kind of mean
     values: Mapping[str, float]  # the base's two means, on shared problems
 
     def to_dict(self) -> JsonObject:
@@ -221,12 +221,14 @@ def compare_reports(reports: Sequence[Report], *, seed: int = 0) -> SuiteCompari
     accuracy = {
         name: [columns(e, ())["avg"][index] for e, index in zip(found, shared(found), strict=True)] for name, found in evals.items()
     }
-    means: dict[str, dict[str, passk.Difference]] = {label: {} for label in labels[1:]}
+    means: dict[str, dict[str, intervals.Difference]] = {label: {} for label in labels[1:]}
     values = {}
     for kind in MEANS:
         share = weights(base, kind)
         values[kind] = math.fsum(share[name] * float(accuracy[name][0].mean()) for name in names)
         for i, label in enumerate(labels[1:], start=1):
             pairs = [(accuracy[name][i], accuracy[name][0]) for name in names]
-            means[label][kind] = passk.paired_bootstrap_of_sets(pairs, [share[name] for name in names], level=LEVEL, draws=DRAWS, seed=seed)
+            means[label][kind] = intervals.paired_bootstrap_of_sets(
+                pairs, [share[name] for name in names], level=LEVEL, draws=DRAWS, seed=seed
+            )
     return SuiteComparison(labels[0], sets, means, values)

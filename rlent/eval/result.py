@@ -15,7 +15,8 @@ import numpy as np
 
 from rlent.errors import DataError, UsageError
 from rlent.eval.folder import Sample, write_json
-from rlent.math import passk
+from rlent.math import intervals, passk, vote
+from rlent.math.verl import verl_best
 from rlent.types import Config, Json, JsonObject
 
 if TYPE_CHECKING:
@@ -71,8 +72,8 @@ def tally(samples: Sequence[Sample], ks: Sequence[int], equal: Callable[[str, st
     samples = sorted(samples, key=lambda s: s.sample)
     votes = [None if cut_is_wrong and s.finish == "length" else s.answer for s in samples]
     correct = [s.correct for s in samples]
-    classes = passk.answer_classes(votes, equal, correct)
-    maj = passk.maj_at_k([c if c >= 0 else None for c in classes], correct, ks)
+    classes = vote.answer_classes(votes, equal, correct)
+    maj = vote.maj_at_k([c if c >= 0 else None for c in classes], correct, ks)
     return Tally(
         id=samples[0].problem,
         source=samples[0].source,
@@ -124,11 +125,11 @@ class Evaluation:
         return sorted({*ladder(max(self.ks)), *self.ks})
 
     @cached_property
-    def average(self) -> passk.Average:
+    def average(self) -> intervals.Average:
         """avg@n and its errors; the interval is cut to 0 ... 1. Where no response, or every one, is right there is no spread to
         estimate an error from: then it is Wilson's for as many trials as there are problems.
         """
-        found = passk.avg_at_n([[int(v) for v in t.verdicts] for t in self.problems], level=LEVEL)
+        found = intervals.avg_at_n([[int(v) for v in t.verdicts] for t in self.problems], level=LEVEL)
         if found.value in (0.0, 1.0):
             low, high = self._certain(found.value)
             return replace(found, low=low, high=high, interval="wilson")
@@ -169,17 +170,17 @@ class Evaluation:
         """`verl_best@N/mean` and the like: what verl's validation would log. Votes are over classes of equal answers."""
         votes = [[None if v == "-" else v for v in t.votes.split()] for t in self.problems]
         whole = all(len(v) == t.n for v, t in zip(votes, self.problems, strict=True))
-        found = passk.verl_best([[int(v) for v in t.verdicts] for t in self.problems], votes if whole else None)
+        found = verl_best([[int(v) for v in t.verdicts] for t in self.problems], votes if whole else None)
         return {f"verl_{name}": value for name, value in found.items()}
 
     def _certain(self, value: float) -> tuple[float, float]:
         """The interval of a mean over problems that all have the value 0, or all 1."""
-        return passk.wilson(round(value) * len(self.problems), len(self.problems), level=LEVEL)
+        return intervals.wilson(round(value) * len(self.problems), len(self.problems), level=LEVEL)
 
     def _estimates(self, of_k: Sequence[passk.Array]) -> dict[int, Estimate]:
         """Means over problems with bootstrap intervals; where all problems have 0, or all 1, no draw differs, and Wilson's stand."""
         values = np.stack(of_k, 1)
-        low, high = passk.bootstrap_interval(values, level=LEVEL, draws=DRAWS)
+        low, high = intervals.bootstrap_interval(values, level=LEVEL, draws=DRAWS)
         means = values.mean(0)
         ends = [self._certain(v) if v in (0.0, 1.0) else (float(x), float(y)) for v, x, y in zip(means, low, high, strict=True)]
         return {k: Estimate(float(v), *end) for k, v, end in zip(self.ladder, means, ends, strict=True)}
@@ -264,7 +265,7 @@ class Evaluation:
         }
         if all(t.n == 1 for t in self.problems):
             x, n = sum(t.correct for t in self.problems), len(self.problems)
-            found["wilson"], found["clopper_pearson"] = passk.wilson(x, n, level=LEVEL), passk.clopper_pearson(x, n, level=LEVEL)
+            found["wilson"], found["clopper_pearson"] = intervals.wilson(x, n, level=LEVEL), intervals.clopper_pearson(x, n, level=LEVEL)
         return found
 
     def to_dict(self) -> JsonObject:

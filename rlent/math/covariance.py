@@ -4,21 +4,71 @@ Source: The Entropy Mechanism of Reinforcement Learning for Reasoning Language M
 and 2, tabular softmax) and section 4.2 (equation 10, over the tokens of a batch).
 """
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
+from rlent.errors import UsageError
+from rlent.math.checks import as_mask, require_float, require_same_shape
 from rlent.math.masked import masked_mean
 
 
-def token_covariance(logp: Float[Tensor, "N T"], adv: Float[Tensor, "N T"], mask: Bool[Tensor, "N T"]) -> Float[Tensor, "N T"]:
-    """Each response token's share of Cov(logp, adv); 0 outside the mask. Equation 10.
+def token_covariance(logp: Tensor, adv: Tensor, mask: Tensor) -> Float[Tensor, "N T"]:
+    """Each response token's share of Cov(logp, adv) [N,T]; 0 outside the mask. Equation 10.
 
     Its mean over `mask` is the covariance of the batch. The means are over the tokens given, so give the whole minibatch:
     of a part, the shares would be others.
+
+    Raises:
+        UsageError: not three tensors of one shape, or a mask that is neither bool nor 0 and 1.
     """
+    require_float(logp=logp, adv=adv)
+    require_same_shape(logp=logp, adv=adv)
+    mask = as_mask(mask, logp)
     share = (logp - masked_mean(logp, mask)) * (adv - masked_mean(adv, mask))
     return share.masked_fill(~mask, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class TopShare:
+    """The `tokens` of largest covariance, `share` of all: their mean covariance, and their part of the sum over all tokens."""
+
+    share: float
+    tokens: int
+    mean: float
+    part: float
+
+
+def top_covariance(
+    logp: Tensor,
+    adv: Tensor,
+    mask: Tensor,
+    shares: Sequence[float] = (0.0002, 0.002, 0.02, 0.2, 0.5, 1.0),
+) -> list[TopShare]:
+    """Mean covariance of the tokens that lead in it, by their share of the response tokens (the paper's table 1).
+
+    A share is rounded down to tokens, one at least. `part` can be above 1: the rest of the tokens may have negative covariance.
+
+    Raises:
+        UsageError: as `token_covariance`; a share outside (0, 1], or a mask without a token.
+    """
+    wrong = [share for share in shares if not 0 < share <= 1]
+    if wrong:
+        raise UsageError(f"shares: {wrong[0]!r} is outside (0, 1]; a share is a fraction of the response tokens, not percent")
+    covariance = token_covariance(logp, adv, mask)
+    ordered = covariance[as_mask(mask, logp)].double().sort(descending=True).values
+    if not len(ordered):
+        raise UsageError("the mask has no token, so there is no covariance to rank")
+    sums, total = ordered.cumsum(0).tolist(), float(ordered.sum())
+    rows = []
+    for share in shares:
+        tokens = max(1, int(share * len(ordered) + 1e-9))
+        rows.append(TopShare(share, tokens, sums[tokens - 1] / tokens, sums[tokens - 1] / total if total else math.nan))
+    return rows
 
 
 def second_moment(logp: Float[Tensor, "... V"]) -> Float[Tensor, "..."]:

@@ -1,6 +1,7 @@
-"""Log-probability and exact entropy of a softmax over the whole vocabulary, and their gradients.
+"""Log-probability and exact entropy of a softmax over the whole vocabulary.
 
-With `z = logits / temperature`, `p = softmax(z)` and `H = -sum_v p_v log p_v` in nats:
+With `z = logits / temperature`, `p = softmax(z)` and `H = -sum_v p_v log p_v` in nats, the gradients that `rlent.policy.head`
+writes out are
 
     d log p_t / d logits_v = (1[v = t] - p_v) / temperature
     d H       / d logits_v = -p_v (log p_v + H) / temperature
@@ -14,8 +15,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor
+
+from rlent.errors import UsageError
+from rlent.math.checks import require_float
 
 
 def reduction_dtype(*dtypes: torch.dtype) -> torch.dtype:
@@ -23,35 +27,53 @@ def reduction_dtype(*dtypes: torch.dtype) -> torch.dtype:
     return torch.float64 if torch.float64 in dtypes else torch.float32
 
 
-def log_softmax(logits: Float[Tensor, "n V"], temperature: float = 1.0) -> Float[Tensor, "n V"]:
-    """Log-probabilities [n,V] at a temperature, in float32 or float64."""
+def log_softmax(logits: Shaped[Tensor, "*shape V"], temperature: float = 1.0) -> Float[Tensor, "*shape V"]:
+    """Log-probabilities [..., V] at a temperature, in float32 or float64.
+
+    Raises:
+        UsageError: logits that are not floating-point, or a temperature of 0 or below.
+    """
+    require_float(logits=logits)
+    if not temperature > 0:
+        raise UsageError(f"temperature {temperature!r}: a number above 0 is needed; greedy decoding has no entropy")
     return torch.log_softmax(logits.to(reduction_dtype(logits.dtype)) / temperature, dim=-1)
 
 
 def logp_and_entropy(
-    logits: Float[Tensor, "n V"], target: Int[Tensor, " n"], temperature: float = 1.0
-) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """Log-probability of `target` and entropy of the distribution, both in nats, [n] each."""
+    logits: Shaped[Tensor, "*shape V"], target: Tensor, temperature: float = 1.0
+) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
+    """Log-probability of `target` and entropy of the distribution, both in nats and of the target's shape.
+
+    `logits` [..., V] and `target` [...] stand for the same positions: shift them against each other first if they come from a
+    language model, whose logits at t are those of token t + 1. Padding in `target` can be any id of the vocabulary.
+
+    Raises:
+        UsageError: shapes that do not fit, a target that is not whole numbers of 0 to V - 1, logits that are not floating-point.
+    """
+    if target.shape != logits.shape[:-1]:
+        raise UsageError(
+            f"target has shape {list(target.shape)} and logits {list(logits.shape)}; one token for each distribution is needed, "
+            f"which is {list(logits.shape[:-1])}"
+        )
+    if target.is_floating_point() or target.dtype is torch.bool:
+        raise UsageError(f"target is {str(target.dtype).removeprefix('torch.')}; token ids are whole numbers")
+    outside = target[(target < 0) | (target >= logits.shape[-1])]
+    if outside.numel():
+        raise UsageError(
+            f"target has {int(outside.reshape(-1)[0])} in it; token ids are 0 to {logits.shape[-1] - 1}. Fill padding (such as -100) "
+            "with 0, and leave it out by the mask"
+        )
     logp = log_softmax(logits, temperature)
-    return logp.gather(-1, target[:, None]).squeeze(-1), _entropy(logp)
+    return logp.gather(-1, target.long().unsqueeze(-1)).squeeze(-1), _entropy(logp)
 
 
-def entropy_from_logits(logits: Float[Tensor, "n V"], temperature: float = 1.0) -> Float[Tensor, " n"]:
-    """Exact entropy [n] in nats at a temperature."""
+def entropy_from_logits(logits: Shaped[Tensor, "*shape V"], temperature: float = 1.0) -> Float[Tensor, "*shape"]:
+    """Exact entropy in nats at a temperature, one number for each distribution.
+
+    Raises:
+        UsageError: logits that are not floating-point, or a temperature of 0 or below.
+    """
     return _entropy(log_softmax(logits, temperature))
-
-
-def logp_gradient(logits: Float[Tensor, "n V"], target: Int[Tensor, " n"], temperature: float = 1.0) -> Float[Tensor, "n V"]:
-    """d log p(target) / d logits [n,V]."""
-    gradient = -log_softmax(logits, temperature).exp()
-    gradient.scatter_add_(1, target[:, None], gradient.new_ones(len(target), 1))
-    return gradient / temperature
-
-
-def entropy_gradient(logits: Float[Tensor, "n V"], temperature: float = 1.0) -> Float[Tensor, "n V"]:
-    """d entropy / d logits [n,V]. It sums to zero over the vocabulary, and is zero where the distribution is uniform."""
-    logp = log_softmax(logits, temperature)
-    return -_times(logp.exp(), logp + _entropy(logp)[:, None]) / temperature
 
 
 def _entropy(logp: Tensor) -> Tensor:

@@ -11,6 +11,9 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from rlent.errors import UsageError
+from rlent.math.checks import require_same_shape
+
 
 def _index(group: Int[Tensor, " N"]) -> tuple[Tensor, Tensor]:
     """The groups numbered from 0 in ascending order of their ids [N], and their sizes [P]."""
@@ -121,3 +124,24 @@ def standardised(
     if scale == "none":
         return credit
     return credit / (group_std(x, group).masked_fill(group_count(group) == 1, 1.0) + epsilon)
+
+
+def group_advantage(
+    reward: Tensor, group: Tensor, *, scale: Literal["group", "none"] = "group", epsilon: float = 1e-6
+) -> Float[Tensor, " N"]:
+    """GRPO's advantage of each response [N]: its reward minus the mean of its group, over the group's unbiased deviation plus `epsilon`.
+
+    `group` [N] is the index of the prompt that a row answers; rows of a group need not be adjacent. With `scale="none"` the
+    deviation does not divide (Dr.GRPO). A group of one keeps its reward. Rewards may be bool or whole numbers.
+
+    Raises:
+        UsageError: not two tensors [N], or groups that are not whole numbers.
+    """
+    if reward.ndim != 1:
+        raise UsageError(f"reward has shape {list(reward.shape)}; one number for each response, [N], is needed")
+    require_same_shape(reward=reward, group=group)
+    if group.is_floating_point() or group.dtype is torch.bool:
+        raise UsageError(f"group is {str(group.dtype).removeprefix('torch.')}; whole numbers are needed, one for each prompt")
+    if scale not in ("group", "none"):
+        raise UsageError(f"scale {scale!r} is not one of group, none")
+    return standardised(_float(reward), group, "reference", epsilon=epsilon, scale=scale)

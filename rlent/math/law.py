@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from rlent.math.passk import Numbers
+from rlent.math.passk import Array, Numbers
 
 LEVEL, DRAWS = 0.95, 2_000
 
@@ -62,16 +62,18 @@ class Law:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """A fit on the first `used` points, against the rest: root mean square error, and the error at the last point (R units)."""
+    """A fit on the first `used` points, against the rest: root mean square error in units of R."""
 
     used: int
     rest: int
     rmse: float
-    final_error: float
 
 
-def _line(x: np.ndarray, y: np.ndarray) -> tuple[Any, Any]:
-    """Slope and intercept by least squares along the last axis; NaN where x is constant."""
+def line(x: Array, y: Array) -> tuple[Any, Any]:
+    """Slope and intercept by least squares along the last axis; NaN where x is constant.
+
+    `scipy.stats.linregress` gives the same numbers one line at a time; the bootstrap needs 2,000 at once.
+    """
     mx, my = x.mean(-1, keepdims=True), y.mean(-1, keepdims=True)
     var = ((x - mx) ** 2).sum(-1)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -93,18 +95,18 @@ def fit_law(entropy: Numbers, score: Numbers, *, seed: int = 0) -> Law:
     if not (np.isfinite(h).all() and np.isfinite(y).all()):
         raise ValueError("an entropy or a score is not finite")
     x = np.exp(h)
-    slope, b = _line(x, y)
+    slope, b = line(x, y)
     if not np.isfinite(slope):
         raise ValueError(f"entropy is {h[0]:.4g} nats at every point; a line needs two different ones")
     residual = y - (slope * x + b)
     total = ((y - y.mean()) ** 2).sum()
     rng = np.random.default_rng(seed)
     picked = rng.integers(0, len(x), (DRAWS, len(x)))
-    slopes, bs = _line(x[picked], y[picked])
+    slopes, bs = line(x[picked], y[picked])
     good = np.isfinite(slopes)
     slopes, bs = slopes[good], bs[good]
 
-    def interval(values: np.ndarray) -> tuple[float, float]:
+    def interval(values: Array) -> tuple[float, float]:
         low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
         return float(low), float(high)
 
@@ -128,11 +130,11 @@ def forecast(entropy: Numbers, score: Numbers, share: float = 0.15) -> Forecast 
     used = max(3, round(share * len(h)))
     if used >= len(h):
         return None
-    slope, b = _line(np.exp(h[:used]), y[:used])
+    slope, b = line(np.exp(h[:used]), y[:used])
     if not np.isfinite(slope):
         return None
     error = y[used:] - (slope * np.exp(h[used:]) + b)
-    return Forecast(used, len(h) - used, float(np.sqrt((error**2).mean())), float(error[-1]))
+    return Forecast(used, len(h) - used, float(np.sqrt((error**2).mean())))
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +160,7 @@ def across_sizes(parameters: Numbers, laws: Sequence[Law]) -> AcrossSizes:
     x = np.log(np.asarray(parameters, dtype=np.float64))
     lines = []
     for values in ([law.a for law in laws], [law.b for law in laws]):
-        slope, first = _line(x, np.asarray(values))
+        slope, first = line(x, np.asarray(values))
         if not np.isfinite(slope):
             raise ValueError("coefficients across sizes need models of at least two sizes")
         lines.append((float(first), float(slope)))

@@ -3,7 +3,7 @@
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from rlent.math.masked import across, row_mean
@@ -41,7 +41,7 @@ def divergence(
 def importance(
     logp: Float[Tensor, "B T"],
     old_logp: Float[Tensor, "B T"],
-    mask: Bool[Tensor, "B T"],
+    mask: Shaped[Tensor, "B T"],
     level: Literal["token", "response"],
     clamp: float | None = None,
 ) -> Float[Tensor, "B T"]:

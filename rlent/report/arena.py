@@ -13,7 +13,7 @@ import numpy as np
 from rlent.eval.compare import by_seed
 from rlent.eval.folder import write_json
 from rlent.eval.result import Evaluation
-from rlent.math.passk import bootstrap_interval, paired_bootstrap
+from rlent.math.intervals import bootstrap_interval, paired_bootstrap
 from rlent.metrics.final import SHARE, at_end
 from rlent.plots.figure import clean, figure_of, finish
 from rlent.plots.looks import looks

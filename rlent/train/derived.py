@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from rlent.math.passk import answer_classes
+from rlent.math.vote import answer_classes
 from rlent.recipe.plan import Plan
 from rlent.types import Batch, Grader, Tokenizer
 

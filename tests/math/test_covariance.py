@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from rlent.math.covariance import entropy_change_terms, second_moment, token_covariance
+from rlent.math.covariance import entropy_change_terms, second_moment, token_covariance, top_covariance
 
 # entropy-mechanism table: logits (2, 1, 0, -1), raw advantages (1, 0, -1, 0.5)
 LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0], dtype=torch.float64)
@@ -131,3 +131,13 @@ def test_positions_of_different_distributions_each_predict_their_own_change():
     step = pull[:, None] * (torch.nn.functional.one_hot(target, 7) - logps.exp())
     slope = (entropy_of(logits + 1e-5 * step) - entropy_of(logits - 1e-5 * step)) / 2e-5
     torch.testing.assert_close(d1, slope, rtol=1e-6, atol=1e-9)
+
+
+def test_the_tokens_that_lead_in_covariance_by_hand():
+    # logp -1 -2 -3 -4 with advantages 2 0 0 -2: means -2.5 and 0, shares 3 0 0 3; the padded token is not counted
+    logp, adv = torch.tensor([[-1.0, -2.0, -3.0, -4.0, -99.0]]), torch.tensor([[2.0, 0.0, 0.0, -2.0, 9.0]])
+    half, whole = top_covariance(logp, adv, torch.tensor([[1, 1, 1, 1, 0]]), (0.5, 1.0))
+    assert (half.share, half.tokens, half.mean, half.part) == (0.5, 2, 3.0, 1.0)
+    assert (whole.share, whole.tokens, whole.mean, whole.part) == (1.0, 4, 1.5, 1.0)
+    (one,) = top_covariance(logp, adv, torch.tensor([[1, 1, 1, 1, 0]]), (0.01,))
+    assert (one.tokens, one.mean, one.part) == (1, 3.0, 0.5)  # a share of less than a token is one token

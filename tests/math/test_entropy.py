@@ -1,4 +1,4 @@
-"""Log-probability and entropy of a softmax, and their gradients."""
+"""Log-probability and entropy of a softmax, and their gradients by autograd."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from rlent.math.entropy import entropy_from_logits, entropy_gradient, logp_and_entropy, logp_gradient
+from rlent.math.entropy import entropy_from_logits, logp_and_entropy
 
 
 def test_two_tokens_by_hand():
@@ -26,33 +26,47 @@ def test_temperature_divides_the_logits():
     assert entropy.item() == pytest.approx(entropy_from_logits(logits / 2).item(), abs=1e-15)
 
 
+def gradient(logits):
+    """d entropy / d logits by autograd."""
+    leaf = logits.clone().requires_grad_()
+    (found,) = torch.autograd.grad(entropy_from_logits(leaf).sum(), leaf)
+    return found
+
+
 def test_a_uniform_distribution_has_entropy_log_v_and_no_entropy_gradient():
     logits = torch.full((1, 7), 3.0, dtype=torch.float64)
     assert entropy_from_logits(logits).item() == pytest.approx(math.log(7), abs=1e-15)
-    torch.testing.assert_close(entropy_gradient(logits), torch.zeros(1, 7, dtype=torch.float64), atol=1e-15, rtol=0)
+    torch.testing.assert_close(gradient(logits), torch.zeros(1, 7, dtype=torch.float64), atol=1e-15, rtol=0)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6, 1.7])
-def test_the_written_gradients_are_those_of_autograd(temperature):
+def test_the_gradients_are_those_of_the_module_description(temperature):
     generator = torch.Generator().manual_seed(0)
     logits = (3 * torch.randn(5, 11, generator=generator, dtype=torch.float64)).requires_grad_()
     target = torch.randint(0, 11, (5,), generator=generator)
     logp, entropy = logp_and_entropy(logits, target, temperature)
-    for value, written in (
-        (logp, logp_gradient(logits.detach(), target, temperature)),
-        (entropy, entropy_gradient(logits.detach(), temperature)),
-    ):
+    p = (logits.detach() / temperature).softmax(-1)
+    onehot = torch.nn.functional.one_hot(target, 11)
+    for value, written in ((logp, (onehot - p) / temperature), (entropy, -p * (p.log() + entropy.detach()[:, None]) / temperature)):
         (by_autograd,) = torch.autograd.grad(value.sum(), logits, retain_graph=True)
-        torch.testing.assert_close(written, by_autograd, rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(by_autograd, written, rtol=1e-12, atol=1e-14)
 
 
 def test_an_impossible_token_adds_nothing_and_gets_no_gradient():
     logits = torch.tensor([[1.0, 2.0, -math.inf]], dtype=torch.float64)
     torch.testing.assert_close(entropy_from_logits(logits), entropy_from_logits(logits[:, :2]))
-    torch.testing.assert_close(entropy_gradient(logits), torch.cat((entropy_gradient(logits[:, :2]), torch.zeros(1, 1)), 1))
-    leaf = logits.clone().requires_grad_()
-    (by_autograd,) = torch.autograd.grad(entropy_from_logits(leaf).sum(), leaf)
-    torch.testing.assert_close(by_autograd, entropy_gradient(logits))
+    torch.testing.assert_close(gradient(logits), torch.cat((gradient(logits[:, :2]), torch.zeros(1, 1)), 1))
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (2, 3), (2, 2, 3)])
+def test_any_leading_shape_gives_a_number_for_each_distribution(shape):
+    generator = torch.Generator().manual_seed(2)
+    logits, target = torch.randn(*shape, 6, generator=generator), torch.randint(6, shape, generator=generator)
+    logp, entropy = logp_and_entropy(logits, target)
+    flat = logp_and_entropy(logits.reshape(-1, 6), target.reshape(-1))
+    assert logp.shape == entropy.shape == target.shape
+    assert torch.equal(logp.reshape(-1), flat[0]) and torch.equal(entropy.reshape(-1), flat[1])
+    assert torch.equal(entropy_from_logits(logits), entropy)
 
 
 def test_half_precision_is_reduced_in_float32():
@@ -68,4 +82,4 @@ def test_a_peaked_distribution_has_entropy_zero_not_nan():
     logits = torch.tensor([[1e4, 0.0, -1e4]])
     logp, entropy = logp_and_entropy(logits, torch.tensor([0]))
     assert (logp.item(), entropy.item()) == (0.0, 0.0)
-    assert entropy_gradient(logits).abs().max() == 0
+    assert gradient(logits).abs().max() == 0

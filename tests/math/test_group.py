@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from rlent.math.group import group_count, group_mean, group_quantile, group_second_largest, group_std, standardised
+from rlent.math.group import group_advantage, group_count, group_mean, group_quantile, group_second_largest, group_std, standardised
 
 X = torch.tensor([1.0, 10.0, 3.0, 10.0, 5.0, 7.0], dtype=torch.float64)
 GROUP = torch.tensor([4, 9, 4, 9, 4, 0])  # groups (1, 3, 5), (10, 10) and (7), their rows apart
@@ -70,3 +70,13 @@ def test_standardised_credit_counts_in_deviations_and_a_lone_row_in_whole_ones()
         found = standardised(x, group, degenerate, epsilon=0.5)
         assert found.tolist() == pytest.approx([-1 / (spread + 0.5), 1 / (spread + 0.5), lone / 1.5])
         assert standardised(x, group, degenerate, epsilon=0.5, scale="none").tolist() == [-1.0, 1.0, lone]
+
+
+def test_group_advantage_by_hand():
+    # group 7: rewards 1, 0, 0 in rows 0, 2, 3: mean 1/3, unbiased deviation sqrt(1/3). Row 1 is alone and keeps its reward
+    reward, group = torch.tensor([1, 1, 0, 0]), torch.tensor([7, 2, 7, 7])
+    plain = group_advantage(reward, group, scale="none")
+    torch.testing.assert_close(plain, torch.tensor([2 / 3, 1.0, -1 / 3, -1 / 3]))
+    scaled = group_advantage(reward.double(), group, epsilon=0.0)
+    deviation = 3**-0.5
+    torch.testing.assert_close(scaled, torch.tensor([2 / 3 / deviation, 1.0, -1 / 3 / deviation, -1 / 3 / deviation], dtype=torch.float64))

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy.stats import linregress
 
-from rlent.math.law import across_sizes, fit_law, forecast
+from rlent.math.law import across_sizes, fit_law, forecast, line
 
 # Read off the published Qwen2.5 curves (percent): entropy start and end, a, b.
 CURVES = [
@@ -43,12 +44,17 @@ def test_an_exact_line_is_found_exactly():
     assert law.ceiling_interval == pytest.approx((0.5, 0.5)) and law.at(0.0) == pytest.approx(0.5)
 
 
-def test_the_interval_holds_the_ceiling_about_as_often_as_it_says():
-    hits = 0
-    for seed in range(200):
-        law = fit_law(*curve(1.2, 0.05, 20.0, 60.0, points=40, noise=2.0, seed=seed))
-        hits += law.ceiling_interval[0] <= 40.0 <= law.ceiling_interval[1]
-    assert 0.88 * 200 <= hits <= 0.99 * 200
+def test_each_interval_holds_its_number_about_as_often_as_it_says():
+    laws = [fit_law(*curve(1.2, 0.05, 20.0, 60.0, points=40, noise=2.0, seed=seed)) for seed in range(200)]
+    for name, true in (("a_interval", 20.0), ("b_interval", 60.0), ("ceiling_interval", 40.0)):
+        hits = sum(getattr(law, name)[0] <= true <= getattr(law, name)[1] for law in laws)
+        assert 0.88 * 200 <= hits <= 0.99 * 200, name
+
+
+def test_a_line_is_that_of_scipy():
+    x, y = np.random.default_rng(0).random((2, 30))
+    found = linregress(x, y)
+    assert line(x, y) == pytest.approx((found.slope, found.intercept), rel=1e-12)
 
 
 def test_doubts_name_few_points_a_narrow_range_and_a_score_that_falls():

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rlent.math.passk import golden_metric
 from rlent.verify.compare import Check
+from rlent.verify.peers import golden_metric
 from rlent.verify.vectors import Vector
 
 METRICS = frozenset({"pass_at_k", "maj_at_k", "avg_at_k", "best_at_n_bootstrap", "binomial_interval"})
