@@ -16,10 +16,16 @@ import re
 from dataclasses import dataclass
 
 from rlent.grading.base import Mode
+from rlent.grading.characters import printable, to_latex
 from rlent.grading.expression import parse
-from rlent.grading.normalise import MAX_ANSWER, closing, normalise, prepare
+from rlent.grading.normalise import MAX_ANSWER, normalise
 
 TAIL = 20_000
+
+_END_OF_TURN = re.compile(
+    r"<\|(?:im_end|endoftext|eot_id|end_of_text|end|return|eom_id)\|>|</s>|<end_of_turn>|<eos>|<｜end▁of▁sentence｜>|<｜User｜>"
+)
+_START_OF_TURN = re.compile(r"<\|(?:im_start|start_header_id)\|>|<start_of_turn>")
 
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
@@ -82,6 +88,29 @@ class Found:
     answer: str
     kind: str
     run: str | None = None
+
+
+def prepare(response: str, *, strip_think: bool = False) -> str:
+    """The part of a response that may hold its answer, cleaned. Empty when thinking was opened and never closed.
+
+    The text is cut at the first end-of-turn token that survived decoding, so that a model that goes on to write the
+    next turn cannot answer there.
+    """
+    if cut := _END_OF_TURN.search(response):
+        response = response[: cut.start()]
+    for cut in _START_OF_TURN.finditer(response):
+        if response[: cut.start()].strip():
+            response = response[: cut.start()]
+            break
+    if strip_think:
+        head, closed, tail = response.rpartition("</think>")
+        if closed:
+            response = tail
+            if "<think>" in tail:
+                return ""
+        elif "<think>" in response:
+            return ""
+    return to_latex(printable(response))
 
 
 def code_shaped(text: str) -> bool:
@@ -314,4 +343,4 @@ def gold_text(gold: str) -> tuple[str, str | None]:
     return gold, None
 
 
-__all__ = ["Found", "boxes", "closing", "code_shaped", "extract", "find", "gold_text"]
+__all__ = ["Found", "boxes", "code_shaped", "extract", "find", "gold_text", "prepare"]

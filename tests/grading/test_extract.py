@@ -7,8 +7,7 @@ import time
 import pytest
 
 from rlent.grading.base import Mode
-from rlent.grading.extract import boxes, extract, find
-from rlent.grading.normalise import prepare
+from rlent.grading.extract import boxes, extract, find, prepare
 
 BOX = [
     # (response, answer, why)
