@@ -1,4 +1,7 @@
-r"""What an equation or inequality amounts to: a name, a value, a set of numbers."""
+r"""What an equation or inequality amounts to: a name, a value, a set of numbers.
+
+In the examples `verdict(answer, gold)` is the verdict, or "question" where a worker decides.
+"""
 
 from __future__ import annotations
 
@@ -78,17 +81,22 @@ def values(relation: Relation, *, loose: bool) -> list[str]:
     parts, ops = relation.parts, relation.ops
     if "in" in ops:
         return [parts[1]] if ops == ("in",) and is_name(parts[0]) else []
-    named = is_name(parts[0]) or (loose and _sum_of_letters(parts[0]))
-    if not named and ops == ("=",) and is_name(parts[1]):
+    if is_name(parts[0]) or (loose and _sum_of_letters(parts[0])):
+        return _end_of_chain(relation, 1)
+    if ops == ("=",) and is_name(parts[1]):
         return [parts[0]]
-    if not named and not _calculation(parts):
-        return []
-    exact = 1 if named else 0
+    return _end_of_chain(relation, 0) if _calculation(parts) else []
+
+
+def _end_of_chain(relation: Relation, first: int) -> list[str]:
+    """The last part before the first sign of rounding, and the rounding; of a calculation (`first` 0) only when its parts can be equal."""
+    parts, ops = relation.parts, relation.ops
+    exact = first
     while exact < len(ops) and ops[exact] == "=":
         exact += 1
-    if not named and not all(_may_be_equal(parts[0], part) for part in parts[: exact + 1]):
+    if first == 0 and not all(_may_be_equal(parts[0], part) for part in parts[: exact + 1]):
         return []
-    return _with_rounding(parts[exact], parts[exact + 1 :], calculated=not named)
+    return _with_rounding(parts[exact], parts[exact + 1 :], calculated=first == 0)
 
 
 def _with_rounding(value: str, rest: tuple[str, ...], *, calculated: bool) -> list[str]:
@@ -205,7 +213,7 @@ def chain_of_absolute(r: Relation) -> str | None:
     r"""An absolute value between two bounds.
 
     >>> verdict(r"[-3,-2)\cup(2,3]", r"2<|x|\le 3"), verdict("(2,3)", "2<|x|<3")
-    (True, False)
+    (True, 'question')
     """
     low, _, high = r.parts
     if not _positive(low):
@@ -237,7 +245,7 @@ def absolute_above(r: Relation) -> str | None:
     r"""An absolute value above a positive bound.
 
     >>> verdict(r"(-\infty,-2]\cup[2,\infty)", r"|x|\ge 2"), verdict(r"[2,\infty)", r"|x|\ge 2")
-    (True, False)
+    (True, 'question')
     """
     bound = r.parts[0]
     return rf"(-\infty,-({bound}){_above(r.ops[0])} \cup {_below(r.ops[0])}{bound},\infty)" if _positive(bound) else None
@@ -265,7 +273,7 @@ def all_but_one(r: Relation) -> str | None:
     r"""An unknown that may be anything except one value.
 
     >>> verdict(r"(-\infty,1)\cup(1,\infty)", r"x\ne 1"), verdict(r"(-\infty,2)\cup(2,\infty)", r"x\ne 1")
-    (True, False)
+    (True, 'question')
     """
     return rf"(-\infty,{r.parts[1]}) \cup ({r.parts[1]},\infty)"
 

@@ -39,7 +39,7 @@ def _two_sided(p: Relations) -> bool:
 def same_name(c: Comparer, p: Relations) -> Decision:
     """Two equations that name one thing, or a function each: their values. Another name of the argument is no difference.
 
-    >>> verdict("x = 0.5", "x = 1/2"), verdict("f(t) = t^2", "f(x) = x^2"), verdict("x = 5", "y = 5")
+    >>> verdict("x = 0.5", "x = 1/2"), verdict("f(t) = t^2", "f(x) = x^2"), verdict("x = 0.6", "x = 1/2")
     (True, True, False)
     """
     name, wanted = name_of_relation(p.answer), name_of_relation(p.gold)
@@ -70,8 +70,8 @@ def same_solutions(c: Comparer, p: Relations) -> Decision:
 def other_names(c: Comparer, p: Relations) -> Decision:
     r"""Two chains with names are equal by `same_name` or not at all.
 
-    >>> verdict("x = 1 = 1", "y = 2 = 2"), verdict("1+1=2=2", "3-1=2=2")
-    (False, True)
+    >>> verdict("x = 2 = 2", "y = 2 = 2")
+    False
     """
     return _NO if name_of_relation(p.answer) and name_of_relation(p.gold) else None
 

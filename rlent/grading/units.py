@@ -71,18 +71,19 @@ def split_unit(text: str) -> tuple[str, Unit | None]:
     parts = [word for word in _SEPARATORS.split(words) if word]
     if _is_no_unit(parts):
         return text, None
-    if parts[0].lower() in _SCALES and len(parts) == 1:
-        return rf"{head}\cdot {_SCALES[parts[0].lower()]}", None
-    if any(word.lower() in _SCALES for word in parts):
+    if len(parts) == 1 and (scale := _SCALES.get(parts[0].lower())):
+        return rf"{head}\cdot {scale}", None
+    if any(word.lower() in _SCALES for word in parts) or not (quoted or _reads_as_unit(parts, words)):
         return text, None
-    known = [_singular(word) for word in parts]
-    if not quoted and not _reads_as_unit(parts, known, words):
-        return text, None
-    if known[0] in _SQUARES and len(known) == 2:
-        power, known = _SQUARES[known[0]], known[1:]
-    if len(known) == 1 and known[0] in _CONVERTIBLE and "/" not in words:
-        return head, Unit(*_CONVERTIBLE[known[0]], power)
-    return head, None
+    return head, _known_unit([_singular(word) for word in parts], words, power)
+
+
+def _known_unit(names: list[str], words: str, power: int) -> Unit | None:
+    """The unit, when it is one that can be converted; `square` and `cubic` are powers."""
+    if names[0] in _SQUARES and len(names) == 2:
+        power, names = _SQUARES[names[0]], names[1:]
+    convertible = len(names) == 1 and names[0] in _CONVERTIBLE and "/" not in words
+    return Unit(*_CONVERTIBLE[names[0]], power) if convertible else None
 
 
 def _number_and_words(text: str) -> tuple[str, str, int, bool]:
@@ -127,19 +128,22 @@ def _is_no_unit(parts: list[str]) -> bool:
     return any(word.lower() in _NEVER for word in parts) and parts != ["in"]
 
 
-def _reads_as_unit(parts: list[str], known: list[str], words: str) -> bool:
+def _reads_as_unit(parts: list[str], words: str) -> bool:
     """Whether words that are not marked as text are a unit and not a product of variables or a function."""
-    listed = all(word in _CONVERTIBLE or word in _OTHERS for word in known)
-    spelt = (listed and all(len(word) > 1 for word in parts)) or all(len(word) >= 3 for word in parts)
-    quotient = listed and len(parts) == 2 and "/" in words and (max(map(len, parts)) > 1 or parts == ["m", "s"])
-    if not spelt and not quotient:
-        return False
-    return not any(word in FUNCTIONS or word in PLAIN_WORDS or word == "sqrt" for word in parts)
+    listed = all(_is_listed(_singular(word)) for word in parts)
+    shortest, longest = min(map(len, parts)), max(map(len, parts))
+    spelt = shortest >= 3 or (listed and shortest > 1)
+    quotient = listed and len(parts) == 2 and "/" in words and (longest > 1 or parts == ["m", "s"])
+    return (spelt or quotient) and not any(word in FUNCTIONS or word in PLAIN_WORDS or word == "sqrt" for word in parts)
+
+
+def _is_listed(word: str) -> bool:
+    return word in _CONVERTIBLE or word in _OTHERS
 
 
 def _singular(word: str) -> str:
     word = word.strip(" .").lower()
-    if word in _CONVERTIBLE or word in _OTHERS:
+    if _is_listed(word):
         return word
     return word[:-1] if word.endswith("s") and len(word) > 2 else word
 

@@ -1,4 +1,7 @@
-r"""Answers that are letters of a choice or words: compared as words, never as mathematics."""
+r"""Answers that are letters of a choice or words: compared as words, never as mathematics.
+
+In the examples `verdict(answer, gold)` is the verdict.
+"""
 
 from __future__ import annotations
 
@@ -123,7 +126,7 @@ def answer_is_words(a: Form, g: Form) -> bool:
 def words_for_mathematics(a: Form, g: Form) -> bool | None:
     r"""Words do not answer a gold that is mathematics, except one that holds words itself.
 
-    >>> verdict(r"\text{forty-two}", "42"), verdict("apples", r"5\text{ red } x")
+    >>> verdict(r"\text{forty-two}", "42"), verdict("two apples", "2")
     (False, False)
     """
     return False

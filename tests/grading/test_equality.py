@@ -3,14 +3,16 @@ r"""When an answer equals a gold: one row per rule, with the reason; then proper
 from __future__ import annotations
 
 import re
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlent.grading.base import GradePolicy
+from rlent.grading.base import STATUSES, GradePolicy, Method
 from rlent.grading.equality import Outcome, Question, Reply, compare, settle
 from rlent.grading.extract import extract
+from rlent.grading.structure import Plain, Tuple_, structure
 
 
 def outcome(answer: str, gold: str, policy: GradePolicy = GradePolicy()) -> Outcome:
@@ -277,6 +279,9 @@ answers = st.one_of(
 )
 
 
+PUNCTUATION = r"\{}[]()^_,;=<>+-*/.$%&!|~ 0129axe:"
+
+
 @given(answers)
 @settings(max_examples=150, deadline=None)
 def test_an_answer_equals_itself(a: str) -> None:
@@ -346,13 +351,39 @@ def test_sums_commute_and_differences_do_not_vanish(a: str, b: str) -> None:
     assert not outcome(f"{a} + 1", f"{a}").correct
 
 
+def assert_consistent(got: Outcome) -> None:
+    """A verdict that correct code may give: known words, and right only where a step decided without a failure."""
+    assert got.status in STATUSES and got.status != "no_answer"
+    assert got.method in get_args(Method) and got.method != "any"
+    assert isinstance(got.correct, bool)
+    if got.correct:
+        assert got.status == "ok" and got.method != "none"
+
+
 @given(st.text(max_size=60), st.text(max_size=60))
 @settings(max_examples=300, deadline=None)
-def test_any_text_gets_a_verdict(a: str, b: str) -> None:
-    settle(compare(a, b), lambda question: "different")
+def test_any_text_gets_a_verdict_that_makes_sense(a: str, b: str) -> None:
+    assert_consistent(settle(compare(a, b), lambda question: "different"))
 
 
-@given(st.text(r"\{}[]()^_,;=<>+-*/.$%&!|~ 0129axe:", max_size=60), st.text(r"\{}[]()^_,=<>+-*/0129axe ", max_size=30))
+@given(st.text(PUNCTUATION, max_size=60), st.text(PUNCTUATION, max_size=30), st.sampled_from(get_args(Reply)))
 @settings(max_examples=400, deadline=None)
-def test_any_punctuation_gets_a_verdict(a: str, b: str) -> None:
-    settle(compare(a, b), lambda question: "different")
+def test_any_punctuation_gets_a_verdict_that_makes_sense_whatever_the_worker_replies(a: str, b: str, reply: Reply) -> None:
+    got = settle(compare(a, b), lambda question: reply)
+    assert_consistent(got)
+    if got.status in ("timeout", "crash"):
+        assert got == Outcome(False, "symbolic", reply)
+
+
+@given(st.text(PUNCTUATION, max_size=60))
+@settings(max_examples=200, deadline=None)
+def test_any_text_equals_itself_unless_it_is_empty(a: str) -> None:
+    assert settle(compare(a, a), lambda question: "different").correct == bool(a.strip())
+
+
+def test_thousands_of_parentheses_around_an_answer_are_a_limit_and_not_a_hold_up() -> None:
+    deep = "(" * 2000 + "x" + ")" * 2000
+    assert structure(deep) == Plain("x")
+    assert outcome(deep, "y") == Outcome(False, "none", "limit")
+    assert structure("(" * 300 + "1, 2" + ")" * 300) == Tuple_(("1", "2"), "(", ")")
+    assert structure("((1)(2))") == structure("(1)(2)") == Plain("(1)(2)")
