@@ -13,15 +13,18 @@ _SHOWN = 3
 
 
 class Source(Protocol):
-    """What is looked at: see `rlent.data.files`."""
+    """What is looked at: see `rlent.data.source.LoadedData`."""
 
     template: str
     grader: Any
-    use: str
-    duplicates: str
-    long_prompts: str
     decontaminate: bool
 
+    @property
+    def use(self) -> str: ...
+    @property
+    def duplicates(self) -> str: ...
+    @property
+    def long_prompts(self) -> str: ...
     @property
     def all(self) -> Problems: ...
     @property
@@ -87,21 +90,21 @@ class Findings:
 def examine(source: Source, tokenizer: Any, limit: int | None) -> Findings:
     """Look at all problems of a source; see `Findings`. Lengths are counted only with a tokenizer and a limit (tokens)."""
     problems, separate = source.all, source.separate
-    training = source.use == "train"
+    own_tests = {} if separate is None else {separate.name: [key(p.prompt) for p in separate]}
     same = [group for group in groups(problems) if len(group) > 1]
-    shared = overlap(source.candidates, source.tests) if training else {}
-    both = overlap(problems, {separate.name: [key(p.prompt) for p in separate]}) if separate is not None else {}
+    shared = overlap(source.candidates, source.tests) if source.use == "train" else {}
+    counted = tokenizer is not None
     return Findings(
         name=problems.name,
         problems=len(problems),
         held_out=len(source.held_out),
-        bad_golds={i: gold for one in (problems, separate) if one is not None for i, gold in _bad_golds(source.grader, one).items()},
+        bad_golds=_bad_golds(source.grader, problems) | ({} if separate is None else _bad_golds(source.grader, separate)),
         repeats=sum(len(group) - 1 for group in same),
         conflicts=[[p.id for p in group] for group in same if not agree(group)],
-        also_held_out=[i for ids in both.values() for i in ids],
+        also_held_out=[i for ids in overlap(problems, own_tests).values() for i in ids],
         shared=shared,
-        too_long=too_long(problems, tokenizer, source.template, limit) if tokenizer is not None and limit else [],
-        max_prompt=limit if tokenizer is not None else None,
+        too_long=too_long(problems, tokenizer, source.template, limit) if counted and limit else [],
+        max_prompt=limit if counted else None,
         left_out={"repeats": source.duplicates == "drop", "shared": source.decontaminate, "too_long": source.long_prompts == "drop"},
     )
 

@@ -273,8 +273,8 @@ def _marker(text: str) -> str | None:
         for hit in hits:
             if (tidy := _tidy(hit)) and not _PLACEHOLDER.match(tidy):
                 return _reduce(hit)
-    hits = [m[1] for m in _ANSWER_IS.finditer(text)]
-    return _reduce(_sentence(hits[-1])) if hits else None
+    sentences = [m[1] for m in _ANSWER_IS.finditer(text)]
+    return _reduce(_sentence(sentences[-1])) if sentences else None
 
 
 def _anything(text: str) -> str | None:
