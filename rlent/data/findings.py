@@ -90,7 +90,6 @@ class Findings:
 def examine(source: Source, tokenizer: Any, limit: int | None) -> Findings:
     """Look at all problems of a source; see `Findings`. Lengths are counted only with a tokenizer and a limit (tokens)."""
     problems, separate = source.all, source.separate
-    own_tests = {} if separate is None else {separate.name: [key(p.prompt) for p in separate]}
     same = [group for group in groups(problems) if len(group) > 1]
     shared = overlap(source.candidates, source.tests) if source.use == "train" else {}
     counted = tokenizer is not None
@@ -101,12 +100,18 @@ def examine(source: Source, tokenizer: Any, limit: int | None) -> Findings:
         bad_golds=_bad_golds(source.grader, problems) | ({} if separate is None else _bad_golds(source.grader, separate)),
         repeats=sum(len(group) - 1 for group in same),
         conflicts=[[p.id for p in group] for group in same if not agree(group)],
-        also_held_out=[i for ids in overlap(problems, own_tests).values() for i in ids],
+        also_held_out=[] if separate is None else _also_in(problems, separate),
         shared=shared,
         too_long=too_long(problems, tokenizer, source.template, limit) if counted and limit else [],
         max_prompt=limit if counted else None,
         left_out={"repeats": source.duplicates == "drop", "shared": source.decontaminate, "too_long": source.long_prompts == "drop"},
     )
+
+
+def _also_in(problems: Problems, others: Problems) -> list[str]:
+    """Ids of the problems that are among others."""
+    keys = {others.name: [key(p.prompt) for p in others]}
+    return overlap(problems, keys).get(others.name, [])
 
 
 def _bad_golds(grader: Any, problems: Problems) -> dict[str, Any]:

@@ -123,35 +123,45 @@ def main(
             tally.skipped = _skip(rows, Path(str(out)), grader, response_field, gold_field)
         if out is not None and not resume and Path(out).expanduser().exists():
             raise _taken(out)
-        sink: TextIO | None = None  # made when there is something to write
         watch = stack.enter_context(_watching())
         show = stack.enter_context(_progress(size, source, quiet=as_json))
-        begun = time.monotonic()
+
+        def create() -> TextIO:
+            return _create(out, stack, append=resume)
+
         try:
-            for batch in _batches(rows, watch):
-                verdicts = grader.grade_batch([(response, gold) for _, response, gold in batch])
-                sink = sink or _create(out, stack, append=resume)
-                for (row, _, _), verdict in zip(batch, verdicts, strict=True):
-                    sink.write(line(row, verdict))
-                    tally.add(verdict)
-                sink.flush()
-                tally.seconds = time.monotonic() - begun
-                show(tally)
-                if watch.asked:
-                    tally.stopped = True
-                    break
-            tally.stopped = watch.asked
+            _grade_rows(rows, grader, create, watch, show, tally)
         except (EOFError, zlib.error) as error:
             raise DataError(f"{file}: ends in the middle ({error}); {tally.rows + tally.skipped:,} rows before that were graded") from None
-        tally.seconds = time.monotonic() - begun
-        if sink is None and not tally.broken:
-            _create(out, stack, append=resume)  # no rows are no lines
+        if not tally.rows and not tally.broken:
+            create()  # no rows are no lines
     if tally.broken and not tally.rows + tally.skipped:
         raise DataError(
             f"{file}: not one of {tally.broken:,} rows can be graded (see above); name the fields with --response-field, --gold-field"
         )
     _report(tally, out, as_json)
     return 130 if tally.stopped else 0
+
+
+def _grade_rows(
+    rows: Iterable[Good], grader: MathGrader, create: Callable[[], TextIO], watch: _Watch, show: Callable[[Tally], None], tally: Tally
+) -> None:
+    """Grade and write rows batch by batch, until there are no more or `watch` is asked to stop. The output is created with the first."""
+    sink: TextIO | None = None
+    begun = time.monotonic()
+    for batch in _batches(rows, watch):
+        verdicts = grader.grade_batch([(response, gold) for _, response, gold in batch])
+        sink = sink or create()
+        for (row, _, _), verdict in zip(batch, verdicts, strict=True):
+            sink.write(line(row, verdict))
+            tally.add(verdict)
+        sink.flush()
+        tally.seconds = time.monotonic() - begun
+        show(tally)
+        if watch.asked:
+            break
+    tally.stopped = watch.asked
+    tally.seconds = time.monotonic() - begun
 
 
 def line(row: Mapping[str, Any], verdict: Verdict) -> str:

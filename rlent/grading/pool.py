@@ -221,14 +221,20 @@ class Pool:
             wanted = min(self.size, busy + len(batch.fresh) + len(late))
             while len(self._workers) < wanted:
                 self._workers.append(_Worker())
-            for worker in self._workers:
-                if worker.ready and worker.task is None:
-                    left = allowance - batch.wasted - sum(other.task.granted for other in self._workers if other.task is not None)
-                    if batch.fresh:
-                        self._first_try(worker, batch, left, allowance)
-                    elif late and not any(other.task is not None and other.task.spent == 0.0 for other in self._workers):
-                        self._second_try(worker, batch, late, left)
+            self._feed(batch, late, allowance)
             self._listen(batch, late)
+
+    def _feed(self, batch: _Batch, late: deque[_Task], allowance: float) -> None:
+        """Give each free worker a question: first those that were not tried yet, and when none of these is in flight, what was cut short."""
+        for worker in self._workers:
+            if not worker.ready or worker.task is not None:
+                continue
+            busy = [other.task for other in self._workers if other.task is not None]
+            left = allowance - batch.wasted - sum(task.granted for task in busy)
+            if batch.fresh:
+                self._first_try(worker, batch, left, allowance)
+            elif late and not any(task.spent == 0.0 for task in busy):
+                self._second_try(worker, batch, late, left)
 
     def _first_try(self, worker: _Worker, batch: _Batch, left: float, allowance: float) -> None:
         """Give the next question a short slice, shorter when much was wasted, or no try when the allowance is used up."""
