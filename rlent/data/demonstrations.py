@@ -6,7 +6,6 @@ A field is a text, a list of texts, or a conversation, of which the last turn of
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from rlent.data.countdown import solution
 from rlent.data.problems import Problems
@@ -21,7 +20,7 @@ FIELDS = ("demonstration", "demonstrations", "solution", "target")
 _SHOWN = 3
 
 
-def texts(value: Any) -> list[str]:
+def texts(value: object) -> list[str]:
     """The demonstrations that a field holds; none where it is empty or holds something else."""
     if isinstance(value, str):
         return [value] if value.strip() else []

@@ -11,7 +11,6 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from rlent.data.rows import MISSING, BadRowError, field_at
 from rlent.errors import did_you_mean
@@ -37,7 +36,7 @@ class Fields:
     id: Field = AUTO
 
 
-def _find(row: Mapping[str, Any], field: Field, usual: tuple[str, ...], what: str) -> tuple[str, Any]:
+def _find(row: Mapping[str, object], field: Field, usual: tuple[str, ...], what: str) -> tuple[str, object]:
     """Name and value of a field: by its given name, or by the first of several names (with `auto`, of its usual names) that is there."""
     names = usual if field == AUTO else (field,) if isinstance(field, str) else tuple(field)
     for name in names:
@@ -50,7 +49,7 @@ def _find(row: Mapping[str, Any], field: Field, usual: tuple[str, ...], what: st
     raise BadRowError(f"no field {names[0]!r}{did_you_mean(names[0], map(str, row))} (fields: {there})")
 
 
-def _messages(value: Any) -> list[dict[str, str]]:
+def _messages(value: list[object]) -> list[dict[str, str]]:
     turns = []
     for turn in value:
         if not isinstance(turn, Mapping) or not isinstance(turn.get("role"), str) or not isinstance(turn.get("content"), str):
@@ -59,7 +58,7 @@ def _messages(value: Any) -> list[dict[str, str]]:
     return turns
 
 
-def _prompt(value: Any) -> tuple[str, list[dict[str, str]]]:
+def _prompt(value: object) -> tuple[str, list[dict[str, str]]]:
     """The problem's text and, when the row holds a conversation, its messages."""
     messages: list[dict[str, str]] = []
     if isinstance(value, list):
@@ -73,7 +72,7 @@ def _prompt(value: Any) -> tuple[str, list[dict[str, str]]]:
     return value, messages
 
 
-def _answer(value: Any) -> str | list[str]:
+def _answer(value: object) -> str | list[str]:
     """The accepted answer, or the list of accepted answers, which may come as JSON (`["18"]`). Of a worked answer that ends in
     `#### 18` only the end counts."""
     if isinstance(value, str) and _LISTED.match(value):
@@ -98,7 +97,7 @@ def _answer(value: Any) -> str | list[str]:
     return text
 
 
-def to_problem(row: Any, number: int, fields: Fields, *, name: str) -> Problem:
+def to_problem(row: object, number: int, fields: Fields, *, name: str) -> Problem:
     """One row as a problem; what is not prompt, answer, id or data source goes to `meta`, and a field `meta` is spread there.
 
     Raises:
@@ -121,7 +120,7 @@ def to_problem(row: Any, number: int, fields: Fields, *, name: str) -> Problem:
     return Problem(id_value, prompt, gold, meta, source if isinstance(source, str) else name)
 
 
-def _id(row: Mapping[str, Any], field: Field, otherwise: str) -> tuple[str, str]:
+def _id(row: Mapping[str, object], field: Field, otherwise: str) -> tuple[str, str]:
     """Name of the id's field (empty for a row without one, where that is allowed) and the id."""
     try:
         name, value = _find(row, field, ID_FIELDS, "id")
@@ -134,7 +133,7 @@ def _id(row: Mapping[str, Any], field: Field, otherwise: str) -> tuple[str, str]
     return name, str(value)
 
 
-def _rest(row: Mapping[str, Any], taken: set[str]) -> dict[str, Any]:
+def _rest(row: Mapping[str, object], taken: set[str]) -> dict[str, object]:
     """The fields that are not taken; those of a field `meta` stand among them."""
     rest = {str(key): value for key, value in row.items() if key not in taken | {"meta"}}
     spread = row.get("meta")

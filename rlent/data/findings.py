@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sized
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -44,7 +45,7 @@ class Findings:
     name: str
     problems: int
     held_out: int
-    bad_golds: dict[str, Any] = field(default_factory=dict)
+    bad_golds: dict[str, object] = field(default_factory=dict)
     """Problems whose gold is not an answer to itself: id to gold."""
     repeats: int = 0
     """Problems whose text an earlier problem has."""
@@ -114,7 +115,7 @@ def _also_in(problems: Problems, others: Problems) -> list[str]:
     return overlap(problems, keys).get(others.name, [])
 
 
-def _bad_golds(grader: Any, problems: Problems) -> dict[str, Any]:
+def _bad_golds(grader: Any, problems: Problems) -> dict[str, object]:
     if not hasattr(grader, "check_golds"):
         return {}
     bad = set(grader.check_golds(problems))
@@ -136,10 +137,10 @@ def too_long(problems: Problems, tokenizer: Any, template: str, limit: int) -> l
     ]
 
 
-def _count(things: Any, noun: str) -> str:
+def _count(things: Sized, noun: str) -> str:
     return f"{len(things)} {noun}{'s' if len(things) != 1 else ''}"
 
 
-def _some(texts: Any) -> str:
-    texts = list(texts)
-    return ", ".join(texts[:_SHOWN]) + (f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else "")
+def _some(texts: Iterable[str]) -> str:
+    listed = list(texts)
+    return ", ".join(listed[:_SHOWN]) + (f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else "")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from rlent.data.fields import AUTO, Field, Fields, to_problem
 from rlent.data.problems import Problems
@@ -72,7 +71,7 @@ def load_hub(
     return _collect(enumerate(rows, 1), fields, where=where, limit=limit, name=name.rstrip("/").rpartition("/")[2])
 
 
-def _collect(rows: Iterable[tuple[int, Any]], fields: Fields, *, where: str, limit: int | None, name: str) -> Problems:
+def _collect(rows: Iterable[tuple[int, object]], fields: Fields, *, where: str, limit: int | None, name: str) -> Problems:
     """All rows as problems, or one error that names the rows that cannot be used."""
     problems: list[Problem] = []
     bad: list[str] = []

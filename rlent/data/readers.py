@@ -6,7 +6,6 @@ import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from rlent.data.rows import json_lines, open_lines
 from rlent.errors import DataError, did_you_mean
@@ -14,12 +13,12 @@ from rlent.errors import DataError, did_you_mean
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
 
 
-def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+def _json_lines(path: Path) -> Iterator[tuple[int, object]]:
     with open_lines(path) as file:
         yield from json_lines(file)
 
 
-def _json_list(path: Path) -> Iterator[tuple[int, Any]]:
+def _json_list(path: Path) -> Iterator[tuple[int, object]]:
     try:
         rows = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -29,7 +28,7 @@ def _json_list(path: Path) -> Iterator[tuple[int, Any]]:
     yield from enumerate(rows, 1)
 
 
-def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
+def _parquet(path: Path) -> Iterator[tuple[int, object]]:
     import pyarrow as arrow
     from pyarrow import parquet
 
@@ -44,7 +43,7 @@ def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
         raise DataError(f"{path}: not a Parquet file that can be read ({error})") from None
 
 
-def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
+def read_rows(path: Path) -> Iterator[tuple[int, object]]:
     """Rows with their number from 1 (in JSON lines, the line)."""
     readers = {".jsonl": _json_lines, ".jsonl.gz": _json_lines, ".json": _json_list, ".parquet": _parquet}
     kind = next((suffix for suffix in SUFFIXES if path.name.endswith(suffix)), None)

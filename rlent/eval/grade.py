@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import BinaryIO, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -58,7 +58,7 @@ class Tally:
         self.status[verdict.status] += 1
         self.method[verdict.method] += 1
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """As JSON: counts, `accuracy` (None without rows), rows per second."""
         return {
             "rows": self.rows,
@@ -164,7 +164,7 @@ def _grade_rows(
     tally.seconds = time.monotonic() - begun
 
 
-def line(row: Mapping[str, Any], verdict: Verdict) -> str:
+def line(row: Mapping[str, object], verdict: Verdict) -> str:
     """A row with its verdict as a line of JSON; characters outside ASCII stay readable where they can be written."""
     graded = {**row, **{name: getattr(verdict, name) for name in VERDICT}, "seconds": round(verdict.seconds, 6)}
     text = json.dumps(graded, ensure_ascii=False)
@@ -201,11 +201,11 @@ def _open(file: str, stack: ExitStack) -> tuple[BinaryIO, int | None]:
     return unzipped(raw), path.stat().st_size if path.is_file() else None
 
 
-Good = tuple[dict[str, Any], str, Any]
+Good = tuple[dict[str, object], str, object]
 """A row, its response, its gold."""
 
 
-def _good_rows(rows: Iterable[tuple[int, Any]], response_field: str, gold_field: str, tally: Tally) -> Iterator[Good]:
+def _good_rows(rows: Iterable[tuple[int, object]], response_field: str, gold_field: str, tally: Tally) -> Iterator[Good]:
     """Rows that can be graded; the others are counted and the first of them named on stderr."""
     for number, row in rows:
         try:
@@ -218,7 +218,7 @@ def _good_rows(rows: Iterable[tuple[int, Any]], response_field: str, gold_field:
                 _say("more broken rows are counted and not named")
 
 
-def _read(row: Any, response_field: str, gold_field: str) -> Good:
+def _read(row: object, response_field: str, gold_field: str) -> Good:
     if isinstance(row, BadRowError):
         raise row
     if not isinstance(row, dict):
@@ -232,14 +232,14 @@ def _read(row: Any, response_field: str, gold_field: str) -> Good:
     return row, response, gold
 
 
-def _field(row: Mapping[str, Any], name: str) -> Any:
+def _field(row: Mapping[str, object], name: str) -> object:
     value = field_at(row, name)
     if value is MISSING:
         raise BadRowError(f"no field '{name}'{did_you_mean(name, map(str, row))} (fields: {', '.join(map(str, row)) or 'none'})")
     return value
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     return "null" if value is None else f"a {type(value).__name__}"
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from rlent.types import Problem, Verdict
@@ -60,7 +60,7 @@ class Grader(Protocol):
     def close(self) -> None: ...
 
 
-def accepted(gold: Any) -> list[str]:
+def accepted(gold: object) -> list[str]:
     """The accepted answers of a problem: one string (or number), or a list of them."""
     if isinstance(gold, (list, tuple, set, frozenset)):
         return [str(one) for one in gold]

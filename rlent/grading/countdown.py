@@ -16,10 +16,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from rlent.errors import GraderError
 from rlent.types import Problem, Verdict
+
+if TYPE_CHECKING:
+    from rlent.grading.math import MathGrader
 
 MAX_LENGTH = 256
 MAX_NESTING = 32
@@ -151,7 +154,7 @@ class CountdownGrader:
 
     def __init__(self, *, extract: Literal["whole", "tag"] = "whole", others: Literal["box", "marker", "any"] = "box") -> None:
         self.extract, self.others = extract, others
-        self._math: Any = None
+        self._math: MathGrader | None = None
 
     def __call__(self, responses: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
         """One verdict per response, in order.
@@ -202,7 +205,7 @@ class CountdownGrader:
         found = _ANSWER_TAG.findall(response)
         return found[-1] if found else ""
 
-    def _mathematics(self) -> Any:
+    def _mathematics(self) -> MathGrader:
         if self._math is None:
             from rlent.grading.math import MathGrader
 
