@@ -27,8 +27,8 @@ def texts(value: object) -> list[str]:
     if not isinstance(value, Sequence) or not value:
         return []
     if all(isinstance(turn, Mapping) for turn in value):
-        said = [turn.get("content") for turn in value if turn.get("role") == "assistant"]
-        return texts(said[-1]) if said and isinstance(said[-1], str) else []
+        answers = [turn.get("content") for turn in value if turn.get("role") == "assistant"]
+        return texts(answers[-1]) if answers and isinstance(answers[-1], str) else []
     return [text for text in value if text.strip()] if all(isinstance(text, str) for text in value) else []
 
 

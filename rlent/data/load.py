@@ -54,7 +54,7 @@ def load_hub(
     """Problems from a data set of the Hugging Face hub (or a folder in its layout), with the same fields as `load_file`.
 
     Raises:
-        DataError: it cannot be fetched (the message says what to do without a network), or rows cannot be used.
+        DataError: it cannot be fetched (the message has what to do without a network), or rows cannot be used.
     """
     where = f"{name} ({split})"
     try:

@@ -277,7 +277,7 @@ def _create(out: str | None, stack: ExitStack, *, append: bool) -> TextIO:
         if path.name.endswith(".gz"):
             import gzip
 
-            return stack.enter_context(gzip.open(path, "xt", encoding="utf-8"))  # type: ignore[return-value]
+            return stack.enter_context(gzip.open(path, "xt", encoding="utf-8"))
         return stack.enter_context(path.open("a" if append else "x", encoding="utf-8"))
     except FileExistsError:
         raise _taken(out) from None

@@ -47,7 +47,7 @@ class GradePolicy:
 class Grader(Protocol):
     """What a run needs of a grader. `equal` groups answers for majority votes; `close` gives processes back.
 
-    One whose work is in other processes or on other machines (a sandbox, a model that judges) may say `parallel = True`: it is then called with responses as they finish, several times and
+    One whose work is in other processes or on other machines (a sandbox, a model that judges) may have `parallel = True`: it is then called with responses as they finish, several times and
     in another thread, while the engine samples the others, as long as that gains something (`rlent.grading.early`).
     """
 

@@ -131,7 +131,7 @@ def goal(problem: Problem) -> tuple[int, tuple[int, ...]] | None:
 
 
 def grade(text: str, target: int, numbers: Sequence[int]) -> Verdict:
-    """Judge one expression. `method` tells what decided: none, numbers (not each exactly once) or value."""
+    """Judge one expression. `method` is what decided: none, numbers (not each exactly once) or value."""
     if not text.strip():
         return Verdict(False, status="no_answer")
     try:
@@ -148,7 +148,7 @@ def grade(text: str, target: int, numbers: Sequence[int]) -> Verdict:
 class CountdownGrader:
     """Grades countdown problems exactly; problems of another kind (a run with `data.path`) go to the mathematics grader.
 
-    `extract` says where the expression is: `whole`, the response is the expression; `tag`, the last `<answer>...</answer>`.
+    `extract` is where the expression is: `whole`, the response is the expression; `tag`, the last `<answer>...</answer>`.
     `others` is the mode of the mathematics grader, which is made only when it is needed.
     """
 

@@ -119,7 +119,7 @@ def proportional(a: Expression, b: Expression) -> Value | bool | None:
 
 
 def equal_constants(a: Expression, b: Expression, *, scale: Fraction = Fraction(1)) -> bool | None:
-    """Whether two constants are equal (a against scale*b), or None when that cannot be told.
+    """Whether two constants are equal (a against scale*b), or None when that cannot be decided.
 
     Exact against exact: equality. If a side is one decimal literal it may be a rounding of the other, see `_rounding`; zero equals
     only zero.
@@ -160,7 +160,7 @@ def _rounding(x: Value, y: Value, place: Value) -> bool:
 
 
 def same_value(x: Expression, y: Expression, percent_x: bool, percent_y: bool, scale: Fraction = Fraction(1)) -> bool | None:
-    """Whether two expressions are equal (constants: x against scale*y); None when that cannot be told.
+    """Whether two expressions are equal (constants: x against scale*y); None when that cannot be decided.
 
     A value with a percent sign equals the bare number and its hundredth; without a sign 10 and 0.1 differ.
     """

@@ -116,7 +116,7 @@ def prepare(response: str, *, strip_think: bool = False) -> str:
 
 
 def code_shaped(text: str) -> bool:
-    """Python, or something that wants to become it."""
+    """Whether a text is shaped like Python code."""
     return _CODE.search(text) is not None
 
 

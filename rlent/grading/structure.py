@@ -413,7 +413,7 @@ def is_set(shape: Shape) -> bool:
 
 @lru_cache(maxsize=4096)
 def is_function_name(text: str) -> bool:
-    """A name that only says "the function": `y`, `f(x)`, `g(x, y)`, `f^{-1}(x)`; never `f(2)`."""
+    """A name that stands for the function as a whole: `y`, `f(x)`, `g(x, y)`, `f^{-1}(x)`; never `f(2)`."""
     bare = text.replace(" ", "")
     return (
         bare == "y" or re.fullmatch(r"(?:[A-Za-z]|\\[A-Za-z]+)(?:_\{?\w+\}?)?(?:\^\{-1\}|')*\([A-Za-z](?:,[A-Za-z])*\)", bare) is not None

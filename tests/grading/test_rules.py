@@ -5,12 +5,13 @@ from __future__ import annotations
 import doctest
 from collections.abc import Generator
 from dataclasses import replace
+from inspect import isfunction
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from rlent.grading import arithmetic, braces, equality, limits, relation, structure, units, word_rules
+from rlent.grading import arithmetic, braces, equality, limits, relation, relation_rules, shape_rules, structure, units, word_rules
 from rlent.grading.base import GradePolicy
 from rlent.grading.comparer import Comparer, Pair, Question, Reply, Rule
 from rlent.grading.equality import compare, settle
@@ -131,3 +132,18 @@ def test_the_examples_of_a_module_hold(module: ModuleType) -> None:
 def test_rules_have_names_of_their_own() -> None:
     names = [rule.__name__ for rule in [*SHAPES, *WORDS, *SPANS]]
     assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("modules", "table"),
+    [((shape_rules, relation_rules), SHAPES), ((word_rules,), WORDS), ((relation,), SPANS)],
+    ids=["shapes", "words", "sets"],
+)
+def test_a_function_with_an_example_of_verdicts_is_a_row_of_the_table(modules: tuple[ModuleType, ...], table: list[Any]) -> None:
+    written = {
+        name
+        for module in modules
+        for name, one in vars(module).items()
+        if isfunction(one) and one.__module__ == module.__name__ and "verdict(" in (one.__doc__ or "")
+    }
+    assert written == {rule.__name__ for rule in table}
