@@ -206,7 +206,7 @@ class _Parser:
 
     @staticmethod
     def number(token: str) -> Node:
-        if len(token) > _MAX_LITERAL:
+        if len(token) > _MAX_LITERAL or not token.isascii():  # a circled digit is a digit to Python and no number
             raise Unsupported("digits")
         return Number(Fraction(token if token[0] != "." else "0" + token))
 

@@ -6,7 +6,7 @@ import re
 from typing import get_args
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rlent.grading.base import STATUSES, GradePolicy, Method
@@ -241,6 +241,32 @@ def test_a_list_that_asks_too_many_questions_is_a_limit() -> None:
     assert settle(compare(sums("a", range(5)), sums("b", range(4, -1, -1))), ask).correct
 
 
+def never(question: Question) -> Reply:
+    raise AssertionError(f"asked {question}")
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "want"),
+    [
+        (r"\int y(0) dx", r"\int y(0) dt", Outcome(False, "none")),  # the worker would read a product
+        (r"\int_0^1 f dx", r"\nabla f", Outcome(False, "symbolic")),  # the question written down again
+        (r"\sum a \sum b \sum c", r"\sum c \sum b \sum d", Outcome(False, "none", "limit")),
+    ],
+)
+def test_a_question_whose_answer_is_known_is_not_asked(answer: str, gold: str, want: Outcome) -> None:
+    assert settle(compare(answer, gold), never) == want
+
+
+def test_an_answer_of_tuples_in_tuples_has_a_limit_of_depth() -> None:
+    def nested(value: str, times: int) -> str:
+        for _ in range(times):
+            value = f"({value}, 0)"
+        return value
+
+    assert outcome(nested("1/2", 6), nested("0.5", 6)).correct
+    assert outcome(nested("1/2", 7), nested("0.5", 7)) == Outcome(False, "none", "limit")
+
+
 def test_decimal_comma_is_a_setting() -> None:
     assert not outcome("1.22", "1,22").correct
     assert outcome("1.22", "1,22", GradePolicy(decimal_comma=True)).correct
@@ -361,6 +387,8 @@ def assert_consistent(got: Outcome) -> None:
 
 
 @given(st.text(max_size=60), st.text(max_size=60))
+@example("⑴", "0")
+@example("2", "x^①")
 @settings(max_examples=300, deadline=None)
 def test_any_text_gets_a_verdict_that_makes_sense(a: str, b: str) -> None:
     assert_consistent(settle(compare(a, b), lambda question: "different"))

@@ -105,3 +105,15 @@ def test_points_of_both_signs_tell_a_root_of_a_square_from_its_base() -> None:
     assert square is not None and base is not None and absolute is not None
     assert identical(square, base) is False
     assert identical(square, absolute) is True
+
+
+@pytest.mark.parametrize("text", [r"(-8)^{\frac{1}{3}}", r"\ln(-2)", r"\sqrt[4]{-2}", r"\arcsin 2", r"(-3)!", r"\frac{1}{0}"])
+def test_what_is_not_real_has_no_value(text: str) -> None:
+    expression = parse(text)
+    assert expression is not None and rational(expression) is None and evaluate(expression) is None
+
+
+def test_the_root_of_a_negative_number_is_odd_or_imaginary() -> None:
+    cube, square = parse(r"\sqrt[3]{-8}"), parse(r"\sqrt{-4}")
+    assert cube is not None and evaluate(cube) == -2
+    assert square is not None and evaluate(square) == 2j
