@@ -96,6 +96,8 @@ def test_large_values_are_given_up_and_not_computed() -> None:
         expression = parse(text)
         assert expression is not None
         rational(expression)
+    many = [parse("+".join(["7^{9999}"] * n)) for n in (2, 100)]  # each is held, and all of them together are too much
+    assert [one is not None and rational(one) is not None for one in many] == [True, False]
     tower = parse("9^{9^{9}}")
     assert tower is not None and rational(tower) is None and evaluate(tower) is None
 
