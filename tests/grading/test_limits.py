@@ -119,3 +119,20 @@ def test_the_root_of_a_negative_number_is_odd_or_imaginary() -> None:
     cube, square = parse(r"\sqrt[3]{-8}"), parse(r"\sqrt{-4}")
     assert cube is not None and evaluate(cube) == -2
     assert square is not None and evaluate(square) == 2j
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "same"),
+    [
+        (r"\log 100", "2", True),
+        (r"\log e", "1", True),
+        (r"\log x", r"\frac{\ln x}{\ln 10}", True),
+        (r"\log 100", "3", False),
+        (r"\ln 100", "2", False),
+        (r"\log_2 8", "3", True),
+    ],
+)
+def test_a_logarithm_without_a_base_is_natural_or_decimal(a: str, b: str, same: bool) -> None:
+    x, y = parse(a), parse(b)
+    assert x is not None and y is not None
+    assert identical(x, y) is same is identical(y, x)
