@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rlent.grading.base import STATUSES, GradePolicy, Method
 from rlent.grading.equality import Outcome, Question, Reply, compare, settle
 from rlent.grading.extract import extract
-from rlent.grading.structure import Plain, Tuple_, structure
+from rlent.grading.structure import Plain, Tuple_, structure, without_parentheses
 
 
 def outcome(answer: str, gold: str, policy: GradePolicy = GradePolicy()) -> Outcome:
@@ -414,4 +414,5 @@ def test_thousands_of_parentheses_around_an_answer_are_a_limit_and_not_a_hold_up
     assert structure(deep) == Plain("x")
     assert outcome(deep, "y") == Outcome(False, "none", "limit")
     assert structure("(" * 300 + "1, 2" + ")" * 300) == Tuple_(("1", "2"), "(", ")")
+    assert without_parentheses("((1)))") == "((1)))"
     assert structure("((1)(2))") == structure("(1)(2)") == Plain("(1)(2)")
