@@ -24,7 +24,8 @@ from typing import Any
 import torch
 
 from rlent.analysis import traces
-from rlent.data.files import MISSING, BadRowError, field_at, read_rows
+from rlent.data.readers import read_rows
+from rlent.data.rows import MISSING, BadRowError, field_at
 from rlent.data.templates import encode_prompt
 from rlent.errors import DataError, did_you_mean
 from rlent.sampling.draw import problem_key

@@ -6,7 +6,6 @@ A field is a text, a list of texts, or a conversation, of which the last turn of
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from rlent.data.countdown import solution
 from rlent.data.problems import Problems
@@ -21,15 +20,15 @@ FIELDS = ("demonstration", "demonstrations", "solution", "target")
 _SHOWN = 3
 
 
-def texts(value: Any) -> list[str]:
+def texts(value: object) -> list[str]:
     """The demonstrations that a field holds; none where it is empty or holds something else."""
     if isinstance(value, str):
         return [value] if value.strip() else []
     if not isinstance(value, Sequence) or not value:
         return []
     if all(isinstance(turn, Mapping) for turn in value):
-        said = [turn.get("content") for turn in value if turn.get("role") == "assistant"]
-        return texts(said[-1]) if said and isinstance(said[-1], str) else []
+        answers = [turn.get("content") for turn in value if turn.get("role") == "assistant"]
+        return texts(answers[-1]) if answers and isinstance(answers[-1], str) else []
     return [text for text in value if text.strip()] if all(isinstance(text, str) for text in value) else []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sized
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -13,15 +14,18 @@ _SHOWN = 3
 
 
 class Source(Protocol):
-    """What is looked at: see `rlent.data.files`."""
+    """What is looked at: see `rlent.data.source.LoadedData`."""
 
     template: str
     grader: Any
-    use: str
-    duplicates: str
-    long_prompts: str
     decontaminate: bool
 
+    @property
+    def use(self) -> str: ...
+    @property
+    def duplicates(self) -> str: ...
+    @property
+    def long_prompts(self) -> str: ...
     @property
     def all(self) -> Problems: ...
     @property
@@ -41,7 +45,7 @@ class Findings:
     name: str
     problems: int
     held_out: int
-    bad_golds: dict[str, Any] = field(default_factory=dict)
+    bad_golds: dict[str, object] = field(default_factory=dict)
     """Problems whose gold is not an answer to itself: id to gold."""
     repeats: int = 0
     """Problems whose text an earlier problem has."""
@@ -87,26 +91,31 @@ class Findings:
 def examine(source: Source, tokenizer: Any, limit: int | None) -> Findings:
     """Look at all problems of a source; see `Findings`. Lengths are counted only with a tokenizer and a limit (tokens)."""
     problems, separate = source.all, source.separate
-    training = source.use == "train"
     same = [group for group in groups(problems) if len(group) > 1]
-    shared = overlap(source.candidates, source.tests) if training else {}
-    both = overlap(problems, {separate.name: [key(p.prompt) for p in separate]}) if separate is not None else {}
+    shared = overlap(source.candidates, source.tests) if source.use == "train" else {}
+    counted = tokenizer is not None
     return Findings(
         name=problems.name,
         problems=len(problems),
         held_out=len(source.held_out),
-        bad_golds={i: gold for one in (problems, separate) if one is not None for i, gold in _bad_golds(source.grader, one).items()},
+        bad_golds=_bad_golds(source.grader, problems) | ({} if separate is None else _bad_golds(source.grader, separate)),
         repeats=sum(len(group) - 1 for group in same),
         conflicts=[[p.id for p in group] for group in same if not agree(group)],
-        also_held_out=[i for ids in both.values() for i in ids],
+        also_held_out=[] if separate is None else _also_in(problems, separate),
         shared=shared,
-        too_long=too_long(problems, tokenizer, source.template, limit) if tokenizer is not None and limit else [],
-        max_prompt=limit if tokenizer is not None else None,
+        too_long=too_long(problems, tokenizer, source.template, limit) if counted and limit else [],
+        max_prompt=limit if counted else None,
         left_out={"repeats": source.duplicates == "drop", "shared": source.decontaminate, "too_long": source.long_prompts == "drop"},
     )
 
 
-def _bad_golds(grader: Any, problems: Problems) -> dict[str, Any]:
+def _also_in(problems: Problems, others: Problems) -> list[str]:
+    """Ids of the problems that are among others."""
+    keys = {others.name: [key(p.prompt) for p in others]}
+    return overlap(problems, keys).get(others.name, [])
+
+
+def _bad_golds(grader: Any, problems: Problems) -> dict[str, object]:
     if not hasattr(grader, "check_golds"):
         return {}
     bad = set(grader.check_golds(problems))
@@ -128,10 +137,10 @@ def too_long(problems: Problems, tokenizer: Any, template: str, limit: int) -> l
     ]
 
 
-def _count(things: Any, noun: str) -> str:
+def _count(things: Sized, noun: str) -> str:
     return f"{len(things)} {noun}{'s' if len(things) != 1 else ''}"
 
 
-def _some(texts: Any) -> str:
-    texts = list(texts)
-    return ", ".join(texts[:_SHOWN]) + (f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else "")
+def _some(texts: Iterable[str]) -> str:
+    listed = list(texts)
+    return ", ".join(listed[:_SHOWN]) + (f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else "")

@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 MISSING = object()
 _GZIP = b"\x1f\x8b"
@@ -17,7 +17,7 @@ class BadRowError(ValueError):
     """Why one row cannot be used."""
 
 
-def json_lines(lines: Iterable[bytes]) -> Iterator[tuple[int, Any]]:
+def json_lines(lines: Iterable[bytes]) -> Iterator[tuple[int, object]]:
     """Row numbers, from 1, with what the lines hold; a line that cannot be read comes as a `BadRowError`."""
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -41,11 +41,11 @@ def open_lines(path: Path) -> BinaryIO:
     return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
 
 
-def field_at(row: Mapping[str, Any], field: str) -> Any:
+def field_at(row: Mapping[str, object], field: str) -> object:
     """The value at a dotted path, where a field whose own name has the dots comes first; `MISSING` if there is none."""
     if field in row:
         return row[field]
-    value: Any = row
+    value: object = row
     for part in field.split("."):
         if not isinstance(value, Mapping) or part not in value:
             return MISSING

@@ -135,7 +135,7 @@ def check_template(name: str) -> Template:
     return TEMPLATES[name]
 
 
-def _conversation(template: Template, problem: Problem) -> Sequence[Mapping[str, Any]]:
+def _conversation(template: Template, problem: Problem) -> Sequence[Mapping[str, object]]:
     """The messages to send, or an empty list for plain text. A conversation that came with the data is used under `none`."""
     if template is TEMPLATES["none"]:
         return list(problem.meta.get("messages") or [])
@@ -180,5 +180,5 @@ def encode_prompt(tokenizer: Any, problem: Problem, template: str = "none") -> l
     return ids
 
 
-def _talks(tokenizer: Any) -> bool:
+def _talks(tokenizer: object) -> bool:
     return bool(getattr(tokenizer, "chat_template", None))

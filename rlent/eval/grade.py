@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import BinaryIO, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -58,7 +58,7 @@ class Tally:
         self.status[verdict.status] += 1
         self.method[verdict.method] += 1
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """As JSON: counts, `accuracy` (None without rows), rows per second."""
         return {
             "rows": self.rows,
@@ -123,29 +123,18 @@ def main(
             tally.skipped = _skip(rows, Path(str(out)), grader, response_field, gold_field)
         if out is not None and not resume and Path(out).expanduser().exists():
             raise _taken(out)
-        sink: TextIO | None = None  # made when there is something to write
         watch = stack.enter_context(_watching())
         show = stack.enter_context(_progress(size, source, quiet=as_json))
-        begun = time.monotonic()
+
+        def create() -> TextIO:
+            return _create(out, stack, append=resume)
+
         try:
-            for batch in _batches(rows, watch):
-                verdicts = grader.grade_batch([(response, gold) for _, response, gold in batch])
-                sink = sink or _create(out, stack, append=resume)
-                for (row, _, _), verdict in zip(batch, verdicts, strict=True):
-                    sink.write(line(row, verdict))
-                    tally.add(verdict)
-                sink.flush()
-                tally.seconds = time.monotonic() - begun
-                show(tally)
-                if watch.asked:
-                    tally.stopped = True
-                    break
-            tally.stopped = watch.asked
+            _grade_rows(rows, grader, create, watch, show, tally)
         except (EOFError, zlib.error) as error:
             raise DataError(f"{file}: ends in the middle ({error}); {tally.rows + tally.skipped:,} rows before that were graded") from None
-        tally.seconds = time.monotonic() - begun
-        if sink is None and not tally.broken:
-            _create(out, stack, append=resume)  # no rows are no lines
+        if not tally.rows and not tally.broken:
+            create()  # no rows are no lines
     if tally.broken and not tally.rows + tally.skipped:
         raise DataError(
             f"{file}: not one of {tally.broken:,} rows can be graded (see above); name the fields with --response-field, --gold-field"
@@ -154,7 +143,28 @@ def main(
     return 130 if tally.stopped else 0
 
 
-def line(row: Mapping[str, Any], verdict: Verdict) -> str:
+def _grade_rows(
+    rows: Iterable[Good], grader: MathGrader, create: Callable[[], TextIO], watch: _Watch, show: Callable[[Tally], None], tally: Tally
+) -> None:
+    """Grade and write rows batch by batch, until there are no more or `watch` is asked to stop. The output is created with the first."""
+    sink: TextIO | None = None
+    begun = time.monotonic()
+    for batch in _batches(rows, watch):
+        verdicts = grader.grade_batch([(response, gold) for _, response, gold in batch])
+        sink = sink or create()
+        for (row, _, _), verdict in zip(batch, verdicts, strict=True):
+            sink.write(line(row, verdict))
+            tally.add(verdict)
+        sink.flush()
+        tally.seconds = time.monotonic() - begun
+        show(tally)
+        if watch.asked:
+            break
+    tally.stopped = watch.asked
+    tally.seconds = time.monotonic() - begun
+
+
+def line(row: Mapping[str, object], verdict: Verdict) -> str:
     """A row with its verdict as a line of JSON; characters outside ASCII stay readable where they can be written."""
     graded = {**row, **{name: getattr(verdict, name) for name in VERDICT}, "seconds": round(verdict.seconds, 6)}
     text = json.dumps(graded, ensure_ascii=False)
@@ -191,11 +201,11 @@ def _open(file: str, stack: ExitStack) -> tuple[BinaryIO, int | None]:
     return unzipped(raw), path.stat().st_size if path.is_file() else None
 
 
-Good = tuple[dict[str, Any], str, Any]
+Good = tuple[dict[str, object], str, object]
 """A row, its response, its gold."""
 
 
-def _good_rows(rows: Iterable[tuple[int, Any]], response_field: str, gold_field: str, tally: Tally) -> Iterator[Good]:
+def _good_rows(rows: Iterable[tuple[int, object]], response_field: str, gold_field: str, tally: Tally) -> Iterator[Good]:
     """Rows that can be graded; the others are counted and the first of them named on stderr."""
     for number, row in rows:
         try:
@@ -208,7 +218,7 @@ def _good_rows(rows: Iterable[tuple[int, Any]], response_field: str, gold_field:
                 _say("more broken rows are counted and not named")
 
 
-def _read(row: Any, response_field: str, gold_field: str) -> Good:
+def _read(row: object, response_field: str, gold_field: str) -> Good:
     if isinstance(row, BadRowError):
         raise row
     if not isinstance(row, dict):
@@ -222,14 +232,14 @@ def _read(row: Any, response_field: str, gold_field: str) -> Good:
     return row, response, gold
 
 
-def _field(row: Mapping[str, Any], name: str) -> Any:
+def _field(row: Mapping[str, object], name: str) -> object:
     value = field_at(row, name)
     if value is MISSING:
         raise BadRowError(f"no field '{name}'{did_you_mean(name, map(str, row))} (fields: {', '.join(map(str, row)) or 'none'})")
     return value
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     return "null" if value is None else f"a {type(value).__name__}"
 
 
@@ -267,7 +277,7 @@ def _create(out: str | None, stack: ExitStack, *, append: bool) -> TextIO:
         if path.name.endswith(".gz"):
             import gzip
 
-            return stack.enter_context(gzip.open(path, "xt", encoding="utf-8"))  # type: ignore[return-value]
+            return stack.enter_context(gzip.open(path, "xt", encoding="utf-8"))
         return stack.enter_context(path.open("a" if append else "x", encoding="utf-8"))
     except FileExistsError:
         raise _taken(out) from None

@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from rlent.data.files import for_template
+from rlent.data.source import for_template
 from rlent.errors import DataError, RecipeError, UsageError
 from rlent.eval.compare import Comparison, compare
 from rlent.eval.evaluate import describe, versions

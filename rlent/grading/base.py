@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from rlent.types import Problem, Verdict
@@ -47,7 +47,7 @@ class GradePolicy:
 class Grader(Protocol):
     """What a run needs of a grader. `equal` groups answers for majority votes; `close` gives processes back.
 
-    One whose work is in other processes or on other machines (a sandbox, a model that judges) may say `parallel = True`: it is then called with responses as they finish, several times and
+    One whose work is in other processes or on other machines (a sandbox, a model that judges) may have `parallel = True`: it is then called with responses as they finish, several times and
     in another thread, while the engine samples the others, as long as that gains something (`rlent.grading.early`).
     """
 
@@ -60,7 +60,7 @@ class Grader(Protocol):
     def close(self) -> None: ...
 
 
-def accepted(gold: Any) -> list[str]:
+def accepted(gold: object) -> list[str]:
     """The accepted answers of a problem: one string (or number), or a list of them."""
     if isinstance(gold, (list, tuple, set, frozenset)):
         return [str(one) for one in gold]

@@ -16,10 +16,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from rlent.errors import GraderError
 from rlent.types import Problem, Verdict
+
+if TYPE_CHECKING:
+    from rlent.grading.math import MathGrader
 
 MAX_LENGTH = 256
 MAX_NESTING = 32
@@ -128,7 +131,7 @@ def goal(problem: Problem) -> tuple[int, tuple[int, ...]] | None:
 
 
 def grade(text: str, target: int, numbers: Sequence[int]) -> Verdict:
-    """Judge one expression. `method` tells what decided: none, numbers (not each exactly once) or value."""
+    """Judge one expression. `method` is what decided: none, numbers (not each exactly once) or value."""
     if not text.strip():
         return Verdict(False, status="no_answer")
     try:
@@ -145,13 +148,13 @@ def grade(text: str, target: int, numbers: Sequence[int]) -> Verdict:
 class CountdownGrader:
     """Grades countdown problems exactly; problems of another kind (a run with `data.path`) go to the mathematics grader.
 
-    `extract` says where the expression is: `whole`, the response is the expression; `tag`, the last `<answer>...</answer>`.
+    `extract` is where the expression is: `whole`, the response is the expression; `tag`, the last `<answer>...</answer>`.
     `others` is the mode of the mathematics grader, which is made only when it is needed.
     """
 
     def __init__(self, *, extract: Literal["whole", "tag"] = "whole", others: Literal["box", "marker", "any"] = "box") -> None:
         self.extract, self.others = extract, others
-        self._math: Any = None
+        self._math: MathGrader | None = None
 
     def __call__(self, responses: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
         """One verdict per response, in order.
@@ -202,7 +205,7 @@ class CountdownGrader:
         found = _ANSWER_TAG.findall(response)
         return found[-1] if found else ""
 
-    def _mathematics(self) -> Any:
+    def _mathematics(self) -> MathGrader:
         if self._math is None:
             from rlent.grading.math import MathGrader
 

@@ -1,6 +1,6 @@
-"""Grading while the engine still samples: responses are graded as they finish, in one thread, and asked for at the end.
+"""Grading while the engine still samples: responses are graded as they finish, in one thread, and verdicts are collected at the end.
 
-Only graders that say `parallel = True` are hurried: their work is in other processes, which have nothing to do while the engine samples;
+Only graders with `parallel = True` get responses early: their work is in other processes, which have nothing to do while the engine samples;
 and only while they wait for those processes several times as long as they compute in this one, because what they compute here holds up
 the engine by more than it takes. The others are called once, with everything, as if this were not here. Verdicts are the same either way.
 """
@@ -14,15 +14,15 @@ from collections.abc import Callable, Sequence
 from rlent.errors import GraderError
 from rlent.types import Problem, Verdict
 
-GAIN = 3.0  # a grader is hurried while it waits this many times as long as it computes
+GAIN = 3.0  # a grader gets responses early while it waits this many times as long as it computes
 
 Judge = Callable[[Sequence[str], Sequence[Problem]], Sequence[Verdict]]
 
 
 class EarlyGrader:
-    """A grader that may be told of a response before it is asked about it.
+    """A grader that may get a response before its verdict is wanted.
 
-    Call it as a grader, from one thread. What goes wrong with responses that it was told of is raised when it is called.
+    Call it as a grader, from one thread. What goes wrong with responses that came early is raised when it is called.
     """
 
     def __init__(self, grader: Judge) -> None:

@@ -16,13 +16,20 @@ import re
 from dataclasses import dataclass
 
 from rlent.grading.base import Mode
+from rlent.grading.characters import printable, to_latex
 from rlent.grading.expression import parse
-from rlent.grading.normalise import MAX_ANSWER, closing, normalise, prepare
+from rlent.grading.normalise import MAX_ANSWER, normalise
 
 TAIL = 20_000
 
+_END_OF_TURN = re.compile(
+    r"<\|(?:im_end|endoftext|eot_id|end_of_text|end|return|eom_id)\|>|</s>|<end_of_turn>|<eos>|<｜end▁of▁sentence｜>|<｜User｜>"
+)
+_START_OF_TURN = re.compile(r"<\|(?:im_start|start_header_id)\|>|<start_of_turn>")
+
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+_BARE_CONTENT = re.compile(r"-?(?:\d[\d.,]*\d|\d|[A-Za-z](?![A-Za-z]))")
 _ESCAPED_CLOSE = re.compile(r"[^{}\n]{1,200}?\\\}")
 _PLACEHOLDER = re.compile(
     r"^\s*(?:\\text\s*\{)?(?:[\s.…_?$]|\\(?:ldots|dots|cdots|quad)(?![A-Za-z]))*\}?\s*$|^\s*(?:ldots|dots|cdots|quad)\s*$"
@@ -49,6 +56,7 @@ _REMARK = re.compile(
     r"\s*(?:\s(?:because|since)\b|[,;:]\s*(?:as|since|because|which|where|when|if|so|given|thus|hence|after|by)\b|\(\s*(?:as|since|because|by|see|note|i\.e|e\.g|rounded|which|where|approx)).*$",
     re.IGNORECASE | re.DOTALL,
 )
+_VERB = re.compile(r"(?<![A-Za-z\\])(?:is|are|equals|be|was)(?![A-Za-z])\s*:?")
 _ADVERB = re.compile(
     r"^(?:(?:therefore|thus|hence|simply|just|exactly|indeed|clearly|actually|then|now|approximately|about|equal to|given by)\b\s*,?\s*)+",
     re.IGNORECASE,
@@ -84,8 +92,31 @@ class Found:
     run: str | None = None
 
 
+def prepare(response: str, *, strip_think: bool = False) -> str:
+    """The part of a response that may hold its answer, cleaned. Empty when thinking was opened and never closed.
+
+    The text is cut at the first end-of-turn token that survived decoding, so that a model that goes on to write the
+    next turn cannot answer there.
+    """
+    if cut := _END_OF_TURN.search(response):
+        response = response[: cut.start()]
+    for cut in _START_OF_TURN.finditer(response):
+        if response[: cut.start()].strip():
+            response = response[: cut.start()]
+            break
+    if strip_think:
+        head, closed, tail = response.rpartition("</think>")
+        if closed:
+            response = tail
+            if "<think>" in tail:
+                return ""
+        elif "<think>" in response:
+            return ""
+    return to_latex(printable(response))
+
+
 def code_shaped(text: str) -> bool:
-    """Python, or something that wants to become it."""
+    """Whether a text is shaped like Python code."""
     return _CODE.search(text) is not None
 
 
@@ -98,6 +129,13 @@ class _Box:
 
 def boxes(text: str) -> list[_Box]:
     r"""Every complete, non-empty box, left to right, in one pass. Of a box in a box only the inner one counts."""
+    closes = _closing_braces(text)
+    found = [box for m in _BOX.finditer(text) if (box := _box(text, m, closes)) is not None and not _PLACEHOLDER.match(box.content)]
+    return [box for i, box in enumerate(found) if i + 1 == len(found) or found[i + 1].start >= box.end]
+
+
+def _closing_braces(text: str) -> dict[int, int]:
+    """For every brace that opens from the first box on: where it closes."""
     closes: dict[int, int] = {}
     stack: list[int] = []
     first = text.find("\\boxed") if "\\fbox" not in text else 0
@@ -106,24 +144,20 @@ def boxes(text: str) -> list[_Box]:
             stack.append(m.start())
         elif m[0] == "}" and stack:
             closes[stack.pop()] = m.start()
-    found: list[_Box] = []
-    for m in _BOX.finditer(text):
-        at = m.end()
-        if at < len(text) and text[at] == "{":
-            end = closes.get(at, -1)
-            if end < 0 and (closed := _ESCAPED_CLOSE.match(text, at + 1)):  # \boxed{185\}
-                end = closed.end() - 1
-            if end < 0:
-                continue
-            content = text[at + 1 : end]
-        else:  # \boxed 7
-            bare = re.compile(r"-?(?:\d[\d.,]*\d|\d|[A-Za-z](?![A-Za-z]))").match(text, at)
-            if not bare or m.end() == m.start() + len(m[0].rstrip()):
-                continue
-            end, content = bare.end() - 1, bare[0]
-        if not _PLACEHOLDER.match(content):
-            found.append(_Box(m.start(), end + 1, content))
-    return [box for i, box in enumerate(found) if i + 1 == len(found) or found[i + 1].start >= box.end]
+    return closes
+
+
+def _box(text: str, command: re.Match[str], closes: dict[int, int]) -> _Box | None:
+    r"""The box that a `\boxed` begins: `\boxed{7}`, `\boxed 7` or, closed by mistake, `\boxed{7\}`."""
+    start, at = command.start(), command.end()
+    if text[at : at + 1] == "{":
+        end = closes.get(at, -1)
+        if end < 0 and (closed := _ESCAPED_CLOSE.match(text, at + 1)):
+            end = closed.end() - 1
+        return _Box(start, end + 1, text[at + 1 : end]) if end >= 0 else None
+    bare = _BARE_CONTENT.match(text, at)
+    spaced = at > start + len(command[0].rstrip())
+    return _Box(start, bare.end(), bare[0]) if bare and spaced else None
 
 
 def _from_boxes(text: str, found: list[_Box]) -> Found:
@@ -156,6 +190,11 @@ def _hedged(text: str) -> bool:
     return _HEDGE.search(_FORMULA.sub(" $ ", text)) is not None
 
 
+def _formulas(text: str) -> list[str]:
+    """The contents of all formulas between dollars or `\\(`."""
+    return [next(filter(None, m.groups())).strip() for m in _FORMULA.finditer(text)]
+
+
 def _reduce(text: str) -> str:
     """The value inside a sentence: `The largest $n$ is 34` to `34`; text without prose stays as it is."""
     text = _tidy(text)
@@ -164,30 +203,37 @@ def _reduce(text: str) -> str:
     if (shorter := _tidy(_REMARK.sub("", text))) and not _hedged(shorter):
         text = shorter
     for _ in range(4):
-        outside = _FORMULA.sub(" ", text)
-        if len(_PROSE.findall(outside)) < 2:
+        if len(_PROSE.findall(_FORMULA.sub(" ", text))) < 2:
             break
         if (first := _FORMULA.match(text)) and text[first.end() : first.end() + 1] in (";", ".", "!"):
-            return str(next(filter(None, first.groups())).strip())
-        parts = re.split(r"(?<![A-Za-z\\])(?:is|are|equals|be|was)(?![A-Za-z])\s*:?", text)
-        starts = re.match(r"[-+$\\(\d]", text) is not None
-        if len(parts) > 1 and parts[-1].strip(" .:") and (not starts or re.search(r"[\d$\\]", parts[-1])):
-            shorter = _tidy(parts[-1])
-            if shorter != text:
-                text = shorter
-                continue
-        if _hedged(text):
-            return text
-        formulas = [next(filter(None, m.groups())) for m in _FORMULA.finditer(text)]
-        if formulas:
-            return str(formulas[-1].strip())
-        numbers = [m[0].strip() for m in _NUMBER.finditer(text)]
-        return numbers[0] if len(numbers) == 1 else text
-    formulas = [next(filter(None, m.groups())) for m in _FORMULA.finditer(text)]
-    outside = _FORMULA.sub(" ", text)
-    if len(formulas) == 1 and _PROSE.search(outside) and not _hedged(text):
-        return str(formulas[0].strip())
+            return _formulas(text)[0]
+        shorter = _after_verb(text)
+        if shorter == text:
+            return _only_value(text)
+        text = shorter
+    formulas = _formulas(text)
+    if len(formulas) == 1 and _PROSE.search(_FORMULA.sub(" ", text)) and not _hedged(text):
+        return formulas[0]
     return text
+
+
+def _after_verb(text: str) -> str:
+    """What stands behind the last `is`; the sentence itself when it begins with a value and ends without one."""
+    parts = _VERB.split(text)
+    begins = re.match(r"[-+$\\(\d]", text) is not None
+    if len(parts) > 1 and parts[-1].strip(" .:") and (not begins or re.search(r"[\d$\\]", parts[-1])):
+        return _tidy(parts[-1])
+    return text
+
+
+def _only_value(text: str) -> str:
+    """The last formula or the only number of a sentence that stands by its value, else the sentence."""
+    if _hedged(text):
+        return text
+    if formulas := _formulas(text):
+        return formulas[-1]
+    numbers = [m[0].strip() for m in _NUMBER.finditer(text)]
+    return numbers[0] if len(numbers) == 1 else text
 
 
 def _sentence(text: str) -> str:
@@ -227,8 +273,8 @@ def _marker(text: str) -> str | None:
         for hit in hits:
             if (tidy := _tidy(hit)) and not _PLACEHOLDER.match(tidy):
                 return _reduce(hit)
-    hits = [m[1] for m in _ANSWER_IS.finditer(text)]
-    return _reduce(_sentence(hits[-1])) if hits else None
+    sentences = [m[1] for m in _ANSWER_IS.finditer(text)]
+    return _reduce(_sentence(sentences[-1])) if sentences else None
 
 
 def _anything(text: str) -> str | None:
@@ -236,33 +282,38 @@ def _anything(text: str) -> str | None:
     if code_shaped(text):
         return None
     stripped = text.strip()
-    if (
-        len(stripped) <= 200
-        and not _PROSE.search(stripped)
-        and re.match(r"^[-+]?[\d.\\({\[|]", stripped)
-        and "$" not in stripped
-        and "\n" not in stripped
-    ):
-        return stripped
-    if len(stripped) <= 80 and (value := parse(normalise(stripped).text)) is not None and not value.symbols:
+    if _is_answer(stripped):
         return stripped
     spans: list[tuple[int, str]] = []
     covered: list[tuple[int, int]] = []
     for m in _FORMULA.finditer(text):
         content = next(filter(None, m.groups()))
-        unwrapped = re.sub(r"\\[a-z]+\{[^{}]*\}", " ", content)
-        prose = _PROSE.findall(unwrapped)
-        lone_word = re.fullmatch(r"\s*[A-Za-z]+\s*", content) is not None
-        if (len(prose) >= 1 and not lone_word and not re.search(r"[=<>\\]", content)) or len(prose) >= 3 or "<<" in content:
-            continue
-        spans.append((m.end(), content.strip()))
-        covered.append((m.start(), m.end()))
+        if _may_be_answer(content):
+            spans.append((m.end(), content.strip()))
+            covered.append((m.start(), m.end()))
     for m in _NUMBER.finditer(text):
         if not any(a <= m.start() < b for a, b in covered[-50:]):
             spans.append((m.end(), m[0].replace("$", "").strip()))
     if not spans:
         return stripped if 0 < len(stripped) <= 40 and "\n" not in stripped else None
     return max(spans, key=lambda span: span[0])[1]
+
+
+def _is_answer(text: str) -> bool:
+    """Whether a whole response is a value and nothing else."""
+    one_line = "$" not in text and "\n" not in text
+    if len(text) <= 200 and not _PROSE.search(text) and re.match(r"^[-+]?[\d.\\({\[|]", text) and one_line:
+        return True
+    return len(text) <= 80 and (value := parse(normalise(text).text)) is not None and not value.symbols
+
+
+def _may_be_answer(formula: str) -> bool:
+    """Whether a formula can hold an answer: not a word among others, not a calculator's mark."""
+    prose = len(_PROSE.findall(re.sub(r"\\[a-z]+\{[^{}]*\}", " ", formula)))
+    if prose >= 3 or "<<" in formula:
+        return False
+    lone_word = re.fullmatch(r"\s*[A-Za-z]+\s*", formula) is not None
+    return prose == 0 or lone_word or re.search(r"[=<>\\]", formula) is not None
 
 
 def find(response: str, mode: Mode = "box", *, strip_think: bool = False) -> Found | None:
@@ -314,4 +365,4 @@ def gold_text(gold: str) -> tuple[str, str | None]:
     return gold, None
 
 
-__all__ = ["Found", "boxes", "closing", "code_shaped", "extract", "find", "gold_text"]
+__all__ = ["Found", "boxes", "code_shaped", "extract", "find", "gold_text", "prepare"]

@@ -19,7 +19,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Generator, Sequence
 from types import TracebackType
-from typing import Any
 
 from rlent.errors import GraderError, UsageError, did_you_mean
 from rlent.grading.base import MODES, GradePolicy, Mode, accepted
@@ -71,10 +70,10 @@ class MathGrader:
             raise UsageError(f"grader: {len(responses)} responses for {len(problems)} problems; one problem per response is needed")
         return self.grade_batch([(response, problem.gold) for response, problem in zip(responses, problems, strict=True)])
 
-    def grade(self, response: str, gold: Any) -> Verdict:
+    def grade(self, response: str, gold: object) -> Verdict:
         return self.grade_batch([(response, gold)])[0]
 
-    def grade_batch(self, pairs: Sequence[tuple[str, Any]]) -> list[Verdict]:
+    def grade_batch(self, pairs: Sequence[tuple[str, object]]) -> list[Verdict]:
         """Verdicts for (response, gold) pairs, in order; a gold is a string or a list of accepted strings."""
         begun = [time.perf_counter()]
         found: list[Found | None] = []
@@ -186,7 +185,7 @@ def _grader(mode: Mode, policy: GradePolicy | None) -> MathGrader:
         return _shared[key]
 
 
-def grade(response: str, gold: Any, *, mode: Mode = "box", policy: GradePolicy | None = None) -> Verdict:
+def grade(response: str, gold: object, *, mode: Mode = "box", policy: GradePolicy | None = None) -> Verdict:
     r"""The verdict on one response, with a grader shared by the process.
 
     >>> grade(r"so $x = \boxed{0.5}$", r"\frac{1}{2}").correct
@@ -195,7 +194,7 @@ def grade(response: str, gold: Any, *, mode: Mode = "box", policy: GradePolicy |
     return _grader(mode, policy).grade(response, gold)
 
 
-def grade_batch(pairs: Sequence[tuple[str, Any]], *, mode: Mode = "box", policy: GradePolicy | None = None) -> list[Verdict]:
+def grade_batch(pairs: Sequence[tuple[str, object]], *, mode: Mode = "box", policy: GradePolicy | None = None) -> list[Verdict]:
     """Verdicts on (response, gold) pairs, in order, with a grader shared by the process."""
     return _grader(mode, policy).grade_batch(pairs)
 

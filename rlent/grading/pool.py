@@ -221,29 +221,43 @@ class Pool:
             wanted = min(self.size, busy + len(batch.fresh) + len(late))
             while len(self._workers) < wanted:
                 self._workers.append(_Worker())
-            for worker in self._workers:
-                if worker.ready and worker.task is None:
-                    left = allowance - batch.wasted - sum(other.task.granted for other in self._workers if other.task is not None)
-                    if batch.fresh:
-                        task = batch.fresh.popleft()
-                        if left <= 0 and batch.burnt >= allowance + self.size * GRACE:
-                            batch.answer(task, "timeout")
-                            continue
-                        share = batch.wasted / self.size
-                        soft = self.slice if share < self.timeout / 8 else min(self.slice, 0.1 if share < self.timeout / 2 else 0.04)
-                        if worker.done == 0:  # the first question of a worker takes longer
-                            soft = max(soft, min(self.timeout, FIRST))
-                        worker.give(task, soft, self.timeout if batch.killed == 0 else min(self.timeout, soft + 0.2))
-                    elif late and not any(other.task is not None and other.task.spent == 0.0 for other in self._workers):
-                        task = min(late, key=lambda one: one.spent)  # what was cut short first has the better chance
-                        late.remove(task)
-                        grant = min(self.timeout - task.spent, max(SECOND_TRY, left / (len(late) + 1)))
-                        if grant > left or grant <= task.last:
-                            batch.answer(task, "timeout")
-                            continue
-                        task.granted = grant
-                        worker.give(task, grant, grant)
+            self._feed(batch, late, allowance)
             self._listen(batch, late)
+
+    def _feed(self, batch: _Batch, late: deque[_Task], allowance: float) -> None:
+        """Give each free worker a question: first those that were not tried yet, and when none of these is in flight, what was cut short."""
+        for worker in self._workers:
+            if not worker.ready or worker.task is not None:
+                continue
+            busy = [other.task for other in self._workers if other.task is not None]
+            left = allowance - batch.wasted - sum(task.granted for task in busy)
+            if batch.fresh:
+                self._first_try(worker, batch, left, allowance)
+            elif late and not any(task.spent == 0.0 for task in busy):
+                self._second_try(worker, batch, late, left)
+
+    def _first_try(self, worker: _Worker, batch: _Batch, left: float, allowance: float) -> None:
+        """Give the next question a short slice, shorter when much was wasted, or no try when the allowance is used up."""
+        task = batch.fresh.popleft()
+        if left <= 0 and batch.burnt >= allowance + self.size * GRACE:
+            batch.answer(task, "timeout")
+            return
+        share = batch.wasted / self.size
+        soft = self.slice if share < self.timeout / 8 else min(self.slice, 0.1 if share < self.timeout / 2 else 0.04)
+        if worker.done == 0:  # the first question of a worker takes longer
+            soft = max(soft, min(self.timeout, FIRST))
+        worker.give(task, soft, self.timeout if batch.killed == 0 else min(self.timeout, soft + 0.2))
+
+    def _second_try(self, worker: _Worker, batch: _Batch, late: deque[_Task], left: float) -> None:
+        """Give the question that was cut short first its share of what is left, if that is longer than its last try."""
+        task = min(late, key=lambda one: one.spent)
+        late.remove(task)
+        grant = min(self.timeout - task.spent, max(SECOND_TRY, left / (len(late) + 1)))
+        if grant > left or grant <= task.last:
+            batch.answer(task, "timeout")
+            return
+        task.granted = grant
+        worker.give(task, grant, grant)
 
     def _listen(self, batch: _Batch, late: deque[_Task]) -> None:
         """Wait for a reply or for somebody to be late; handle both."""

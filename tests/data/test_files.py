@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from rlent.data.files import FileData, HubData, drop_duplicates, load_file, load_hub
+from rlent.data.files import FileData, HubData, load_file, load_hub
+from rlent.data.overlap import drop_duplicates
 from rlent.data.problems import Problems
 from rlent.errors import DataError
+from rlent.recipe.mount import check_options, options_of
 from rlent.types import Problem
 
 BENCHMARKS = Path(__file__).parents[2].parent / "shared" / "data"
@@ -193,6 +195,32 @@ def test_checks_name_the_option():
         HubData().check()
     with pytest.raises(DataError, match=r"no template 'qwen'"):
         HubData(name="a/b", template="qwen").check()
+
+
+@pytest.mark.parametrize("kind", [FileData, HubData])
+def test_a_recipe_is_told_of_every_wrong_option_of_a_set(kind):
+    wrong = {
+        "limit": 0,
+        "held_out_size": -1,
+        "duplicates": "drp",
+        "use": "test",
+        "against": "a.jsonl",
+        "seed": 1.5,
+        "prompt_field": 3,
+        "pth": "x",
+    }
+    problems = check_options("data", kind.__init__, wrong, kind.__name__)
+    assert [line.split(":")[0] for line in problems] == [f"data.{name}" for name in list(wrong)[:-1]] + ["data"]
+    assert problems[0] == "data.limit: 0 is outside [1, inf] (int in [1, inf] or null is accepted)"
+    assert "has no option 'pth'; did you mean 'path'?" in problems[-1]
+
+
+def test_a_set_of_the_hub_has_the_options_of_a_file_and_its_own():
+    file, hub = options_of(FileData.__init__), options_of(HubData.__init__)
+    assert set(hub) - set(file) == {"name", "config", "split", "revision", "held_out_split", "protocol", "card"}
+    assert {name: (p.annotation, p.default) for name, p in hub.items() if name in file} == {
+        n: (p.annotation, p.default) for n, p in file.items()
+    }
 
 
 def test_the_hub_without_a_network_says_what_to_do(monkeypatch):

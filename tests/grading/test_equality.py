@@ -3,14 +3,16 @@ r"""When an answer equals a gold: one row per rule, with the reason; then proper
 from __future__ import annotations
 
 import re
+from typing import get_args
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rlent.grading.base import GradePolicy
+from rlent.grading.base import STATUSES, GradePolicy, Method
 from rlent.grading.equality import Outcome, Question, Reply, compare, settle
 from rlent.grading.extract import extract
+from rlent.grading.structure import Plain, Tuple_, structure, without_parentheses
 
 
 def outcome(answer: str, gold: str, policy: GradePolicy = GradePolicy()) -> Outcome:
@@ -239,6 +241,32 @@ def test_a_list_that_asks_too_many_questions_is_a_limit() -> None:
     assert settle(compare(sums("a", range(5)), sums("b", range(4, -1, -1))), ask).correct
 
 
+def never(question: Question) -> Reply:
+    raise AssertionError(f"asked {question}")
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "want"),
+    [
+        (r"\int y(0) dx", r"\int y(0) dt", Outcome(False, "none")),  # the worker would read a product
+        (r"\int_0^1 f dx", r"\nabla f", Outcome(False, "symbolic")),  # the question written down again
+        (r"\sum a \sum b \sum c", r"\sum c \sum b \sum d", Outcome(False, "none", "limit")),
+    ],
+)
+def test_a_question_whose_answer_is_known_is_not_asked(answer: str, gold: str, want: Outcome) -> None:
+    assert settle(compare(answer, gold), never) == want
+
+
+def test_an_answer_of_tuples_in_tuples_has_a_limit_of_depth() -> None:
+    def nested(value: str, times: int) -> str:
+        for _ in range(times):
+            value = f"({value}, 0)"
+        return value
+
+    assert outcome(nested("1/2", 6), nested("0.5", 6)).correct
+    assert outcome(nested("1/2", 7), nested("0.5", 7)) == Outcome(False, "none", "limit")
+
+
 def test_decimal_comma_is_a_setting() -> None:
     assert not outcome("1.22", "1,22").correct
     assert outcome("1.22", "1,22", GradePolicy(decimal_comma=True)).correct
@@ -275,6 +303,9 @@ answers = st.one_of(
     st.lists(numbers, min_size=2, max_size=4, unique=True).map(lambda t: r"\{" + ", ".join(t) + r"\}"),
     st.sampled_from([r"\text{even}", "(C)", "[1,2)", r"(-\infty,3)\cup[4,5]", "x=3", "2x+y=1", "x<3"]),
 )
+
+
+PUNCTUATION = r"\{}[]()^_,;=<>+-*/.$%&!|~ 0129axe:"
 
 
 @given(answers)
@@ -346,13 +377,42 @@ def test_sums_commute_and_differences_do_not_vanish(a: str, b: str) -> None:
     assert not outcome(f"{a} + 1", f"{a}").correct
 
 
+def assert_consistent(got: Outcome) -> None:
+    """A verdict that correct code may give: known words, and right only where a step decided without a failure."""
+    assert got.status in STATUSES and got.status != "no_answer"
+    assert got.method in get_args(Method) and got.method != "any"
+    assert isinstance(got.correct, bool)
+    if got.correct:
+        assert got.status == "ok" and got.method != "none"
+
+
 @given(st.text(max_size=60), st.text(max_size=60))
+@example("⑴", "0")
+@example("2", "x^①")
 @settings(max_examples=300, deadline=None)
-def test_any_text_gets_a_verdict(a: str, b: str) -> None:
-    settle(compare(a, b), lambda question: "different")
+def test_any_text_gets_a_verdict_that_makes_sense(a: str, b: str) -> None:
+    assert_consistent(settle(compare(a, b), lambda question: "different"))
 
 
-@given(st.text(r"\{}[]()^_,;=<>+-*/.$%&!|~ 0129axe:", max_size=60), st.text(r"\{}[]()^_,=<>+-*/0129axe ", max_size=30))
+@given(st.text(PUNCTUATION, max_size=60), st.text(PUNCTUATION, max_size=30), st.sampled_from(get_args(Reply)))
 @settings(max_examples=400, deadline=None)
-def test_any_punctuation_gets_a_verdict(a: str, b: str) -> None:
-    settle(compare(a, b), lambda question: "different")
+def test_any_punctuation_gets_a_verdict_that_makes_sense_whatever_the_worker_replies(a: str, b: str, reply: Reply) -> None:
+    got = settle(compare(a, b), lambda question: reply)
+    assert_consistent(got)
+    if got.status in ("timeout", "crash"):
+        assert got == Outcome(False, "symbolic", reply)
+
+
+@given(st.text(PUNCTUATION, max_size=60))
+@settings(max_examples=200, deadline=None)
+def test_any_text_equals_itself_unless_it_is_empty(a: str) -> None:
+    assert settle(compare(a, a), lambda question: "different").correct == bool(a.strip())
+
+
+def test_thousands_of_parentheses_around_an_answer_are_a_limit_and_not_a_hold_up() -> None:
+    deep = "(" * 2000 + "x" + ")" * 2000
+    assert structure(deep) == Plain("x")
+    assert outcome(deep, "y") == Outcome(False, "none", "limit")
+    assert structure("(" * 300 + "1, 2" + ")" * 300) == Tuple_(("1", "2"), "(", ")")
+    assert without_parentheses("((1)))") == "((1)))"
+    assert structure("((1)(2))") == structure("(1)(2)") == Plain("(1)(2)")

@@ -7,8 +7,7 @@ import time
 import pytest
 
 from rlent.grading.base import Mode
-from rlent.grading.extract import boxes, extract, find
-from rlent.grading.normalise import prepare
+from rlent.grading.extract import boxes, extract, find, prepare
 
 BOX = [
     # (response, answer, why)
@@ -168,3 +167,12 @@ def test_work_grows_with_the_text_and_not_faster(text: str, mode: Mode) -> None:
 def test_prepare_maps_unicode_to_latex() -> None:
     assert prepare("x ≤ 90° − √2 · π") == r"x \le  90^\circ  - \sqrt{2} \cdot  \pi "
     assert prepare("\ud800ok\u202e") == "ok"
+
+
+def test_a_box_without_braces_needs_a_space() -> None:
+    assert [box.content for box in boxes(r"\boxed 7 and \boxed8")] == ["7"]
+
+
+def test_a_formula_with_a_mark_of_a_calculator_or_a_sentence_is_no_answer() -> None:
+    assert extract("5 apples $<<1+2=3>> x$", "any") == "3"
+    assert extract("first $x=4$ then $the total number = 9$", "any") == "9"

@@ -96,6 +96,8 @@ def test_large_values_are_given_up_and_not_computed() -> None:
         expression = parse(text)
         assert expression is not None
         rational(expression)
+    many = [parse("+".join(["7^{9999}"] * n)) for n in (2, 100)]  # each is held, and all of them together are too much
+    assert [one is not None and rational(one) is not None for one in many] == [True, False]
     tower = parse("9^{9^{9}}")
     assert tower is not None and rational(tower) is None and evaluate(tower) is None
 
@@ -105,3 +107,32 @@ def test_points_of_both_signs_tell_a_root_of_a_square_from_its_base() -> None:
     assert square is not None and base is not None and absolute is not None
     assert identical(square, base) is False
     assert identical(square, absolute) is True
+
+
+@pytest.mark.parametrize("text", [r"(-8)^{\frac{1}{3}}", r"\ln(-2)", r"\sqrt[4]{-2}", r"\arcsin 2", r"(-3)!", r"\frac{1}{0}"])
+def test_what_is_not_real_has_no_value(text: str) -> None:
+    expression = parse(text)
+    assert expression is not None and rational(expression) is None and evaluate(expression) is None
+
+
+def test_the_root_of_a_negative_number_is_odd_or_imaginary() -> None:
+    cube, square = parse(r"\sqrt[3]{-8}"), parse(r"\sqrt{-4}")
+    assert cube is not None and evaluate(cube) == -2
+    assert square is not None and evaluate(square) == 2j
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "same"),
+    [
+        (r"\log 100", "2", True),
+        (r"\log e", "1", True),
+        (r"\log x", r"\frac{\ln x}{\ln 10}", True),
+        (r"\log 100", "3", False),
+        (r"\ln 100", "2", False),
+        (r"\log_2 8", "3", True),
+    ],
+)
+def test_a_logarithm_without_a_base_is_natural_or_decimal(a: str, b: str, same: bool) -> None:
+    x, y = parse(a), parse(b)
+    assert x is not None and y is not None
+    assert identical(x, y) is same is identical(y, x)

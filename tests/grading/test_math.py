@@ -107,6 +107,11 @@ def test_golds_that_cannot_be_read_are_reported_by_id(grader: MathGrader) -> Non
     assert grader.check_golds(problems) == ["odd", "empty", "open"]
 
 
+@pytest.mark.parametrize("answer", ["⑴", "①", "x^⑴", "2①", "፩", "①:2", "(①, 2)"])
+def test_digits_that_are_no_numbers_do_not_raise(grader: MathGrader, answer: str) -> None:
+    assert [grader.grade(box(answer), gold).correct for gold in ("1", "(1,2)", answer)] == [False, False, True]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
