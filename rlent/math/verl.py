@@ -27,7 +27,7 @@ def _row_counts(label: Int[np.ndarray, "D k"]) -> Int[np.ndarray, "D k"]:
 
 
 def verl_best(
-    scores: Shaped[np.ndarray, "P n"] | Sequence[Sequence[float]],
+    scores: Shaped[np.ndarray, "P n"] | Sequence[Sequence[bool | int | float]],
     answers: Sequence[Sequence[Answer]] | None = None,
     *,
     draws: int = 1000,

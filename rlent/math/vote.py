@@ -94,7 +94,7 @@ def answer_classes(
 
 
 def maj_at_k(
-    answers: Sequence[Answer], correct: Sequence[bool], ks: Sequence[int], *, draws: int = 1000, seed: int = 0
+    answers: Sequence[Answer], correct: Sequence[bool | int | float], ks: Sequence[int], *, draws: int = 1000, seed: int = 0
 ) -> Float[np.ndarray, " K"]:
     """Expected verdict of a majority vote among k of one problem's n samples, for each k.
 
