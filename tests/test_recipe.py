@@ -6,13 +6,9 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from rlent.errors import RecipeError
-from rlent.options import PositiveCount, Share
 from rlent.recipe.compose import differences, groups, load, recipes_dir
-from rlent.recipe.mount import mismatch
 
 
 def problems(*overrides: str, config_dirs: tuple[str, ...] = ()) -> list[str]:
@@ -205,11 +201,3 @@ def test_the_config_lists_self_first_so_that_a_card_can_set_steps() -> None:
     import yaml
 
     assert yaml.safe_load((recipes_dir() / "config.yaml").read_text())["defaults"][0] == "_self_"
-
-
-@given(st.floats(allow_nan=True, allow_infinity=True) | st.integers() | st.booleans() | st.text() | st.none())
-def test_ranges_accept_exactly_what_they_say(value: object) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    assert (mismatch(value, Share) is None) == (number and 0 <= value <= 1)  # type: ignore[operator]
-    assert (mismatch(value, PositiveCount) is None) == (isinstance(value, int) and not isinstance(value, bool) and value >= 1)
-    assert (mismatch(value, float | None) is None) == (value is None or number)

@@ -26,7 +26,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rlent.errors import RecipeError, did_you_mean
 from rlent.ranks import launch
-from rlent.recipe.mount import Node, check_options, locate, mount, options_of
+from rlent.recipe.mount import Node, locate, mount
+from rlent.recipe.option_types import check_options, options_of
 from rlent.recipe.plan import Plan
 from rlent.recipe.settings import BLOCKS, RESUMABLE
 from rlent.seats import MANY, SEATS, SINGLE

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rlent.errors import did_you_mean
-from rlent.recipe.mount import Node, NodeWhen, known_names, locate
+from rlent.recipe.mount import Node, NodeWhen, locate
 from rlent.seats import SEATS
 from rlent.streams import DRIVER, RULE, STREAMS, When
 
@@ -103,7 +103,7 @@ class Plan:
         for stream in node.reads:
             when = moments.get(stream) or self._own_stream(stream, moments)
             if when is None:
-                known = known_names([moments])
+                known = sorted(moments)
                 problems.append(
                     f"{node.path}: {node.target} asks for '{stream}', which no part of the run provides{did_you_mean(stream, known)}"
                 )

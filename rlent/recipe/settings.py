@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from rlent.options import Count, NonNegative, Positive, PositiveCount, Range, Share
+from rlent.options import Count, NonNegative, Positive, PositiveCount, PositiveShare, Share
 
 Seconds = Positive
 
@@ -95,7 +95,7 @@ class Eval:
     ks: list[PositiveCount]
     problems: PositiveCount | None
     temperature: NonNegative | None
-    top_p: Annotated[float, Range(0.0, 1.0, low_open=True)] | None
+    top_p: PositiveShare | None
     top_k: Count
     max_tokens: PositiveCount | None
     seed: int
