@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from rlent.errors import RecipeError
-from rlent.recipe.compose import differences, groups, load, recipes_dir
+from rlent.recipe.compare import differences
+from rlent.recipe.compose import groups, load
+from rlent.system.paths import recipes_dir
 
 
 def problems(*overrides: str, config_dirs: tuple[str, ...] = ()) -> list[str]:

@@ -98,9 +98,8 @@ def locate(target: str) -> Any:
 def mount(seat: str, name: str, spec: Mapping[str, Any], problems: list[str]) -> Node | None:
     """Bind one node. Problems are appended, so that a recipe reports all of them; then the result is None."""
     path = f"{seat}.{name}" if SEATS[seat].many else seat
-    target = spec.get("_target_")
-    fn = _function(path, target, problems)
-    if fn is None or not isinstance(target, str):
+    target: Any = spec.get("_target_")
+    if (fn := _function(path, target, problems)) is None:
         return None
     before = len(problems)
     runner = {k: spec[k] for k in RUNNER_KEYS if k in spec}
@@ -113,28 +112,27 @@ def mount(seat: str, name: str, spec: Mapping[str, Any], problems: list[str]) ->
     reads = _streams(path, target, positional(call), runner.get("streams") or {}, problems)
     if len(problems) > before:
         return None
-    given = {k: coerce(v, known[k].annotation) if k in known else v for k, v in given.items()}
-    if is_class:
-        try:
-            fn = fn(**given)
-        except Exception as error:
-            problems.append(f"{path}: {target} refused its options: {error}")
-            return None
-    coef = runner.get("coef", 1.0)
+    options = {k: coerce(v, known[k].annotation) if k in known else v for k, v in given.items()}
+    if is_class and (fn := _instance(path, target, fn, options, problems)) is None:
+        return None
     return Node(
-        seat=seat,
-        name=name,
-        path=path,
-        target=target,
-        fn=fn,
-        reads=reads,
-        options=dict(given),
-        coef=1.0 if coef is None else coef,
-        aggregate=runner.get("aggregate"),
-        scope=runner.get("scope") or "minibatch",
-        card=dict(runner.get("card") or {}),
-        stateful=is_class,
+        seat=seat, name=name, path=path, target=target, fn=fn, reads=reads, options=options, stateful=is_class, **_runner_values(runner)
     )
+
+
+def _instance(path: str, target: str, made: Callable[..., Any], options: Mapping[str, Any], problems: list[str]) -> Any:
+    """The object of a class with its options, or None with the reason among the problems."""
+    try:
+        return made(**options)
+    except Exception as error:
+        problems.append(f"{path}: {target} refused its options: {error}")
+        return None
+
+
+def _runner_values(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a node's own keys set, where they are given."""
+    card = dict(given.get("card") or {})
+    return {"card": card} | {k: given[k] for k in ("coef", "aggregate", "scope") if given.get(k) is not None}
 
 
 def _function(path: str, target: Any, problems: list[str]) -> Any:

@@ -18,7 +18,8 @@ from rlent.data.findings import Findings
 from rlent.engine.make import make_engine
 from rlent.errors import CheckpointError, EngineError, NonFinite, RlentError, UsageError
 from rlent.ranks.world import World, merge
-from rlent.recipe.compose import Recipe, build, differences, from_config, identity
+from rlent.recipe.compare import differences, identity
+from rlent.recipe.compose import Recipe, build, from_config
 from rlent.recipe.knobs import Knobs
 from rlent.runs import checkpoint
 from rlent.runs import kept as saved
