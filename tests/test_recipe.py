@@ -196,7 +196,7 @@ def test_the_plan_runs_no_forward_that_nobody_asks_for() -> None:
     assert load(["recipe=kl"]).plan.models == {"ref": {"logp"}}
     assert load(["recipe=siren"]).plan.now == {"nucleus_entropy"}
     assert load(["recipe=entropybonus"]).plan.grad == {"logp", "entropy"}
-    assert load(["recipe=clipcov", "+shape.clip_cov.scope=part"]).plan.now == set()
+    assert load(["recipe=clipcov", "+shape.clip_cov.scope=microbatch"]).plan.now == set()
 
 
 def test_the_config_lists_self_first_so_that_a_card_can_set_steps() -> None:

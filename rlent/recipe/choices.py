@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rlent.errors import RecipeError, did_you_mean
+from rlent.recipe.aliases import modern_config, modern_key
 from rlent.recipe.values import flat
 from rlent.seats import MANY, SINGLE
 from rlent.system.paths import recipes_dir
@@ -36,11 +37,12 @@ OmegaConf.register_new_resolver("toy", _toy, replace=True)
 
 @dataclass(frozen=True)
 class Composed:
-    """What Hydra made of the picks: the tree, the option chosen in each group, and the file that each value is from."""
+    """What Hydra made of the picks: the tree, the option chosen in each group, the file that each value is from, and notes on old names."""
 
     tree: DictConfig
     choices: dict[str, Any]
     sources: dict[str, str]
+    notes: list[str]
 
 
 Menus = dict[str, dict[str, Path]]
@@ -114,7 +116,8 @@ def _composed(picks: tuple[str, ...], dirs: tuple[Path, ...]) -> Composed:
     for default in listed:
         if default.config_path and not default.config_path.startswith("hydra/"):
             sources.update(_sources(default.config_path, default.package or "", dirs))
-    return Composed(OmegaConf.create(plain), choices, sources)
+    now, notes = modern_config(plain)
+    return Composed(OmegaConf.create(now), choices, {modern_key(k): v for k, v in sources.items()}, notes)
 
 
 def _sources(config_path: str, package: str, dirs: Sequence[Path]) -> Iterator[tuple[str, str]]:

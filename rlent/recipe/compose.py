@@ -14,6 +14,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from rlent.errors import RecipeError
+from rlent.recipe import aliases
 from rlent.recipe.build import BUILT, build, check_blocks, check_built, mount_all, user_dirs
 from rlent.recipe.cautions import cautions
 from rlent.recipe.choices import CARD, EXPERIMENT, Composed, check_pick, choose, group_of, groups
@@ -39,7 +40,7 @@ __all__ = [
 ]
 
 CHANGEABLE = ("data", "decode", "engine", "eval", "scale", "track")  # groups that may be chosen anew for a recipe that was composed before
-_NEWER = {"stop": {"on": [], "collapse": 0.2, "explosion": 1.0}, "trainer": {"look_back": "policy"}}
+_NEWER = {"stop": {"on": [], "collapse": 0.2, "explosion": 1.0}, "trainer": {"old_logprobs": "recompute"}}
 """Settings that the runs of earlier versions do not have, as those runs behaved."""
 
 
@@ -88,6 +89,7 @@ def load(overrides: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()) 
     for value in given:
         if group_of(value) not in menus:
             problems.extend(apply(found.tree, value, found.sources, menus))
+    found.notes.extend(note for note in aliases.notes(overrides) if note not in found.notes)
     return _finish(found, list(overrides), dirs, problems)
 
 
@@ -98,8 +100,9 @@ def from_config(config: Mapping[str, Any], *, name: str = "", config_dirs: Seque
         RecipeError: this version does not take it.
     """
     dirs = user_dirs([d for d in config_dirs if Path(d).is_dir()])
-    newer = {block: {**settings, **(config.get(block) or {})} for block, settings in _NEWER.items()}
-    return _finish(Composed(OmegaConf.create({**config, **newer}), {}, {}), [], dirs, [], name=name)
+    now, notes = aliases.modern_config(config)
+    newer = {block: {**settings, **(now.get(block) or {})} for block, settings in _NEWER.items()}
+    return _finish(Composed(OmegaConf.create({**now, **newer}), {}, {}, notes), [], dirs, [], name=name)
 
 
 def with_values(config: Mapping[str, Any], overrides: Sequence[str], config_dirs: Sequence[str | Path] = ()) -> dict[str, Any]:
@@ -111,7 +114,7 @@ def with_values(config: Mapping[str, Any], overrides: Sequence[str], config_dirs
     """
     dirs = user_dirs([d for d in config_dirs if Path(d).is_dir()])
     menus = groups(dirs)
-    tree, problems, values = OmegaConf.create(dict(config)), [], []
+    tree, problems, values = OmegaConf.create(aliases.modern_config(config)[0]), [], []
     for override in parse(overrides):
         if override.key_or_group not in menus:
             values.append(override)
@@ -168,4 +171,5 @@ def _finish(found: Composed, overrides: list[str], dirs: Sequence[Path], problem
     if problems:
         raise RecipeError(problems)
     name = name or str(found.choices.get(CARD) or (config.get("card") or {}).get("name") or "grpo")
-    return Recipe(name, config, plan, overrides, found.choices, found.sources, list(map(str, dirs)), cautions(plan, config))
+    warnings = [*found.notes, *cautions(plan, config)]
+    return Recipe(name, config, plan, overrides, found.choices, found.sources, list(map(str, dirs)), warnings)

@@ -36,7 +36,10 @@ def departures(plan: Plan, config: Mapping[str, Any]) -> list[str]:
         target = (config.get(place) or {}).get("_target_")
         if reason := reason_of(target):
             found.append(f"{place} {target}: {reason}")
-    return [f"trainer.look_back: sampler cannot take the look-back's place here, because {reason}; policy can" for reason in found]
+    return [
+        f"trainer.old_logprobs: rollout cannot take the place of the old-logprob pass here, because {reason}; recompute can"
+        for reason in found
+    ]
 
 
 def _of_sampler(target: Any) -> str:

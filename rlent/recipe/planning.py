@@ -58,15 +58,15 @@ class _Needs:
     def ask(self, node: Node, stream: str, *, lifted: bool) -> None:
         """Add what one stream of one function takes."""
         base = stream.removeprefix("now_")
-        by_part = node.scope == "part" and node.when == "minibatch"
+        cut = node.scope == "microbatch" and node.when == "minibatch"
         if stream == "now_pull":
             self.pull = True
-            self.now |= set() if by_part else {"logp"}
+            self.now |= set() if cut else {"logp"}
         elif self.is_live(base):
             self.live.add(base)
             if node.seat in _LEARNT:
                 self.grad.add(base)
-            if (stream != base and not by_part) or (stream == base and lifted and node.seat == "shape" and node.when == "live"):
+            if (stream != base and not cut) or (stream == base and lifted and node.seat == "shape" and node.when == "live"):
                 self.now.add(base)
         elif looked := self._looked_at(stream):
             self.look.add(looked)
@@ -102,7 +102,7 @@ def _plan(nodes: dict[str, list[Node]], models: Sequence[str], answering: str | 
         pull=needs.pull,
         lifted=lifted,
         many_updates=updates_of(trainer) > 1,
-        from_sampler=trainer.get("look_back") == "sampler",
+        from_sampler=trainer.get("old_logprobs") == "rollout",
     )
 
 

@@ -26,9 +26,9 @@ class Trainer:
     steps: PositiveCount
     minibatches: PositiveCount
     epochs: PositiveCount
-    tokens_per_part: PositiveCount
+    max_tokens_per_microbatch: PositiveCount
     max_time: Positive | None
-    look_back: Literal["policy", "sampler"] = "policy"
+    old_logprobs: Literal["recompute", "rollout"] = "recompute"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +124,7 @@ class Track:
     tensorboard: bool = False
     trackio: bool = False
     ledger: Mapping[str, Any]
-    keep_batches: Count
+    save_batches: Count
 
 
 BLOCKS: dict[str, type] = {

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rlent.errors import RecipeError
+from rlent.recipe.aliases import modern_override
 
 COMMAND_LINE = "command line"
 _FREE = ("models", "card")  # blocks whose keys the user chooses
@@ -20,7 +21,7 @@ _MOST = 3  # keys of one name that are proposed
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
-    """Parse overrides with Hydra's grammar.
+    """Parse overrides with Hydra's grammar; a key's old name is read as its new one.
 
     Raises:
         RecipeError: naming every override that does not parse.
@@ -28,7 +29,7 @@ def parse(overrides: Sequence[str]) -> list[Override]:
     parser, parsed, problems = OverridesParser.create(), [], []
     for text in overrides:
         try:
-            override = parser.parse_override(text)
+            override = parser.parse_override(modern_override(text)[0])
             if not override.key_or_group:
                 raise HydraException("no key")
             parsed.append(override)

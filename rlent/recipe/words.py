@@ -12,10 +12,10 @@ _WHEN = {"step": "once a step", "minibatch": "once a minibatch", "live": "inside
 def before_updates(needed: bool, from_sampler: bool, looked: Set[str]) -> str:
     """The old-logprob pass, or why there is none."""
     if not needed:
-        return "look back: none (one update a step, old_logp is the live log-probability)"
+        return "old-logprob pass: none (one update a step, old_logp is the live log-probability)"
     if from_sampler:
-        return "look back: none (trainer.look_back=sampler: old_entropy, old_logp are what the engine said as it sampled)"
-    return f"look back: one forward without gradient for {_names({'logp', 'entropy'} | looked, 'old_')}"
+        return "old-logprob pass: none (trainer.old_logprobs=rollout: old_entropy, old_logp are what the engine reported as it sampled)"
+    return f"old-logprob pass: one forward without gradient for {_names({'logp', 'entropy'} | looked, 'old_')}"
 
 
 def frozen_models(models: Mapping[str, Set[str]]) -> Iterator[str]:
@@ -46,8 +46,8 @@ def node(node: Node, *, lifted: bool) -> str:
         return f"{node.path}: {'around the engine' if 'requests' in node.reads else 'at every token drawn'}; {reads}"
     if node.seat == "probe":
         return f"{node.path}: on the logits, chunk by chunk"
-    if node.scope == "part" and node.when != "live":
-        return f"{node.path}: inside the update, part by part; {reads}"
+    if node.scope == "microbatch" and node.when != "live":
+        return f"{node.path}: inside the update, micro-batch by micro-batch; {reads}"
     if lifted and node.seat == "shape" and node.when == "live":
         return f"{node.path}: once a minibatch (lifted); {reads}"
     return f"{node.path}: {_WHEN[node.when]}; {reads}"

@@ -1,6 +1,6 @@
 """Frozen batches: a step's rows and streams in one safetensors file, to inspect, to replay, or to explain a failure.
 
-Beside the batch itself, a step kept by `track.keep_batches` holds what each update saw and did. For epoch e of the step (0 with one
+Beside the batch itself, a step kept by `track.save_batches` holds what each update saw and did. For epoch e of the step (0 with one
 epoch) there are streams `update<e>:<name>`:
 
     index      [N]    which update of the step the row was in
@@ -55,7 +55,7 @@ def load(path: Path) -> Batch:
             streams: dict[str, Stream] = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
             streams |= json.loads((file.metadata() or {})["streams"])
     except Exception as error:
-        raise DataError(f"{path} is not a frozen batch ({error}); `track.keep_batches` makes them") from error
+        raise DataError(f"{path} is not a frozen batch ({error}); `track.save_batches` makes them") from error
     row = streams.pop("row", torch.arange(len(streams["mask"])))
     return Batch(streams, row)
 

@@ -57,7 +57,7 @@ class GroupSampler:
     Its fields are its options. A sampler that builds on it is a dataclass of keywords, too, and has these options beside its own.
 
     `faithful` says that every row is drawn from the policy as it is, at `temperature`, so that `sampler_logp` and `sampler_entropy`
-    are the policy's (`trainer.look_back=sampler`). It is not inherited. `brings` names the sources of the rows that it adds to the policy's.
+    are the policy's (`trainer.old_logprobs=rollout`). It is not inherited. `brings` names the sources of the rows that it adds to the policy's.
     """
 
     faithful: ClassVar = True

@@ -249,9 +249,9 @@ def _cuts(
         problems.append(f"--by-microbatch: {recipe.name} has no function that reads a whole mini-batch, so a micro-batch cannot change it")
     options = [f"{n.path}.{k}={v}" for n in whole for k, v in (n.card.get("by_part") or {}).items()]
     for tokens in by_part:
-        size = [f"trainer.tokens_per_part={tokens}", *options]
+        size = [f"trainer.max_tokens_per_microbatch={tokens}", *options]
         yield (tokens, "minibatch"), size
-        yield (tokens, "part"), [*size, *(f"+{n.path}.scope=part" for n in whole)]
+        yield (tokens, "part"), [*size, *(f"+{n.path}.scope=microbatch" for n in whole)]
 
 
 def _targets(config: Config) -> dict[str, str]:
