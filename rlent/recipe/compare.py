@@ -34,9 +34,10 @@ def identity(config: Mapping[str, Any]) -> list[str]:
 
 
 def contrast_with_plain(recipe: Recipe) -> list[str]:
-    """The lines in which a recipe differs from plain GRPO with the same model, data, engine, scale and evaluation."""
+    """The lines in which a recipe differs from plain GRPO with the same model, data, engine, scale and evaluation; without what cards say."""
     plain = load(["recipe=grpo", f"model.toy={str(recipe['model']['toy']).lower()}"]).config
-    return _changes(flat({**plain, **{block: recipe[block] for block in _SAME}}), flat(recipe.config))
+    one, other = _without_cards({**plain, **{block: recipe[block] for block in _SAME}}), _without_cards(recipe.config)
+    return _changes({k: v for k, v in one.items() if v != {}}, {k: v for k, v in other.items() if v != {}})
 
 
 def _changes(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:

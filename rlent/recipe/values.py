@@ -108,7 +108,8 @@ def _proposal(key: str, known: Mapping[str, Any], menus: Collection[str]) -> str
     found = ends.get(leaf, [])
     if not 0 < len(found) <= _MOST:
         found = get_close_matches(key, [*known, *menus], n=1) or ends.get(next(iter(get_close_matches(leaf, ends, n=1)), ""), [])
-    return f"; did you mean {' or '.join(repr(place) for place in found[:_MOST])}?" if found else ""
+    nearest = get_close_matches(key, found, n=_MOST, cutoff=0.0)
+    return f"; did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:
