@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
+import yaml
 from annotated_types import Interval, Lt
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rlent.options import AboveOne, Count, NonNegative, Positive, PositiveCount, PositiveShare, Share
-from rlent.recipe.option_types import check_options, coerce, describe, mismatch
+from rlent.recipe.compose import groups
+from rlent.recipe.mount import Node, locate
+from rlent.recipe.option_types import check_options, coerce, describe, mismatch, options_of
+from rlent.types import Json
 
 
 @given(st.floats(allow_nan=True, allow_infinity=True) | st.integers() | st.booleans() | st.text() | st.none())
@@ -59,6 +63,7 @@ def test_ranges_accept_exactly_what_they_say(value: object) -> None:
         ("b", Literal["x", "y"], "'b' is not one of x, y"),
         (["x", "b"], list[Literal["x", "y"]], "in ['x', 'b'], 'b' is not one of x, y"),
         ([0.5, 2], list[Share], "in [0.5, 2], 2 is outside [0, 1]"),
+        ([1], Mapping[str, Json], "[1] is not a mapping"),
         ({"a": 1}, Mapping[str, str], "in {'a': 1}, 1 is not a str"),
         (1, None, "1 is not null"),
     ],
@@ -77,6 +82,8 @@ def test_a_wrong_value_is_named_with_what_is_accepted(value: object, kind: objec
         (Path("a"), str | Path),
         ([1, 2.5], Sequence[float]),
         (object, type("Unknown", (), {})),
+        ({"a": [1, {"b": None}]}, Mapping[str, Json]),
+        (7, Node | None),
         ("anything", Any),
     ],
 )
@@ -94,6 +101,22 @@ def test_a_whole_number_becomes_a_float_only_where_a_float_is_meant() -> None:
 def test_types_are_described_in_words() -> None:
     assert describe(Share) == "float in [0, 1]" and describe(Annotated[int, Interval(gt=0, lt=9)]) == "int in (0, 9)"
     assert describe(PositiveCount | None) == "int in [1, inf] or null" and describe(Literal["a", "b"]) == "one of a, b"
+
+
+def targets(tree: object) -> Iterator[str]:
+    """Every `_target_` in a tree of option files."""
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            yield from [str(value)] if key == "_target_" else targets(value)
+
+
+def test_the_types_of_every_function_that_a_recipe_names_are_read() -> None:
+    """A type that cannot be evaluated would leave all options of its function unchecked."""
+    files = [file for menu in groups().values() for file in menu.values()]
+    for target in sorted({t for file in files for t in targets(yaml.safe_load(file.read_text()))}):
+        found = locate(target)
+        options = options_of(found.__init__ if isinstance(found, type) else found)
+        assert not [name for name, o in options.items() if isinstance(o.annotation, str)], target
 
 
 def test_all_problems_of_a_call_are_given_at_once() -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from rlent.seats import SEATS
+from rlent.types import Config, Json, JsonObject
 
 _NODE = "<node>"
 
@@ -61,10 +61,10 @@ def notes(overrides: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(note for _, note in map(modern_override, overrides) if note))
 
 
-def modern_config(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def modern_config(config: Config) -> tuple[JsonObject, list[str]]:
     """A composed configuration under the names of today, interpolations included; and a note for each old name, once."""
     found: list[str] = []
-    now: dict[str, Any] = {}
+    now: JsonObject = {}
     for block, settings in config.items():
         if not isinstance(settings, Mapping):
             now[block] = settings
@@ -93,8 +93,8 @@ def _renamed(alias: Alias, key: str) -> str:
     return alias.new.replace(_NODE, key.rpartition(".")[0])
 
 
-def _modern_block(place: str, block: Mapping[str, Any], found: list[str]) -> dict[str, Any]:
-    now: dict[str, Any] = {}
+def _modern_block(place: str, block: Config, found: list[str]) -> JsonObject:
+    now: JsonObject = {}
     for key, value in block.items():
         alias = _alias(f"{place}.{key}")
         if alias is None:
@@ -116,7 +116,7 @@ def _modern_line(line: str) -> str:
     return f"{_renamed(alias, key)}: {alias.values.get(theirs, theirs)} -> {alias.values.get(ours, ours)}"
 
 
-def _modern_interpolations(value: Any) -> Any:
+def _modern_interpolations(value: Json) -> Json:
     """`${trainer.tokens_per_part}` under the name of today, wherever it stands."""
     if isinstance(value, Mapping):
         return {k: _modern_interpolations(v) for k, v in value.items()}

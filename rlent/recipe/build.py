@@ -13,6 +13,7 @@ from rlent.recipe.mount import Node, locate, mount
 from rlent.recipe.option_types import check_options, options_of
 from rlent.recipe.settings import BLOCKS
 from rlent.seats import MANY, SEATS, SINGLE
+from rlent.types import Config, Json, JsonObject
 
 BUILT = ("data", "engine")  # blocks built from a class that they name
 
@@ -37,7 +38,7 @@ def user_dirs(config_dirs: Sequence[str | Path]) -> list[Path]:
     return dirs
 
 
-def mount_all(config: dict[str, Any], problems: list[str]) -> dict[str, list[Node]]:
+def mount_all(config: JsonObject, problems: list[str]) -> dict[str, list[Node]]:
     """The nodes of every seat, in the recipe's order. A seat without a function holds None afterwards, whatever stood for nothing."""
     nodes: dict[str, list[Node]] = {seat: [] for seat in SEATS}
     for seat in SINGLE:
@@ -55,7 +56,7 @@ def mount_all(config: dict[str, Any], problems: list[str]) -> dict[str, list[Nod
     return nodes
 
 
-def _sampler(spec: Mapping[str, Any], problems: list[str]) -> Node | None:
+def _sampler(spec: Config, problems: list[str]) -> Node | None:
     """The sampler as a node: what its class calls `turnable` are knobs, and its state is kept. The run makes the object."""
     if found := _check_built("sampler", spec):
         problems.extend(found)
@@ -65,7 +66,7 @@ def _sampler(spec: Mapping[str, Any], problems: list[str]) -> Node | None:
     return Node("sampler", "sampler", "sampler", spec["_target_"], target, (), options, card=dict(spec.get("card") or {}), stateful=True)
 
 
-def check_blocks(config: Mapping[str, Any]) -> list[str]:
+def check_blocks(config: Config) -> list[str]:
     """Problems of the blocks that are not seats: their settings, blocks that nobody knows, ranks that do not divide."""
     problems: list[str] = []
     for block, settings in BLOCKS.items():
@@ -86,13 +87,13 @@ def check_blocks(config: Mapping[str, Any]) -> list[str]:
     return problems or launch.indivisible(config)
 
 
-def check_built(place: str, spec: Mapping[str, Any], config_dirs: Sequence[str | Path] = ()) -> list[str]:
+def check_built(place: str, spec: Config, config_dirs: Sequence[str | Path] = ()) -> list[str]:
     """Problems of a block that names its class, by the options its class takes; empty if it can be built."""
     user_dirs(config_dirs)
     return _check_built(place, spec)
 
 
-def _check_built(place: str, spec: Any) -> list[str]:
+def _check_built(place: str, spec: Json) -> list[str]:
     """Problems of a block that names its class, nested blocks included (data.grader, sampler.keep)."""
     if not isinstance(spec, Mapping) or not isinstance(spec.get("_target_"), str):
         return [f"{place}: needs '_target_: package.module.Class', found {spec!r}"]
@@ -109,14 +110,14 @@ def _check_built(place: str, spec: Any) -> list[str]:
     return problems + [p for p in found if not p.startswith(tuple(f"{place}.{k}:" for k in nested))]
 
 
-def _is_block(value: Any) -> bool:
+def _is_block(value: Json) -> bool:
     return isinstance(value, Mapping) and "_target_" in value
 
 
 # ---- making -----------------------------------------------------------------------------------------------------------
 
 
-def build(spec: Mapping[str, Any], **more: Any) -> Any:
+def build(spec: Config, **more: Any) -> Any:
     """Make the object a checked block names; nested blocks are made first. Functions are bound to their options.
 
     Raises:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from rlent.recipe.departures import changes_draws
 from rlent.recipe.mount import Node
 from rlent.recipe.plan import Plan
 from rlent.recipe.planning import updates_of
+from rlent.types import Config
 
 _BRINGS = {"demo": "demonstrations", "replay": "replay", "tempered": "tempered"}
 """The shipped sampler that brings rows of a source."""
@@ -20,13 +20,13 @@ class _Recipe:
     """What a card's conditions are about. `brought`: the sources of the rows that the sampler adds."""
 
     updates: int
-    group: Any
+    group: int | None
     names: frozenset[str]
     paths: frozenset[str]
     brought: frozenset[str]
 
 
-def cautions(plan: Plan, config: Mapping[str, Any]) -> list[str]:
+def cautions(plan: Plan, config: Config) -> list[str]:
     """One sentence for each."""
     sampler = config.get("sampler") or {}
     nodes = plan.all_nodes
@@ -41,7 +41,7 @@ def cautions(plan: Plan, config: Mapping[str, Any]) -> list[str]:
     return [*found, *_off_policy(plan, sampler)]
 
 
-def _off_policy(plan: Plan, sampler: Mapping[str, Any]) -> Iterator[str]:
+def _off_policy(plan: Plan, sampler: Config) -> Iterator[str]:
     """Where tokens are drawn from another distribution than the update assumes."""
     changing = [n.path for n in plan.nodes["decode"] if changes_draws(n)]
     if changing and not any("sampler_logp" in n.reads for n in (*plan.nodes["shape"], *plan.nodes["loss"])):

@@ -23,12 +23,13 @@ from rlent.recipe.aliases import modern_config, modern_key
 from rlent.recipe.values import flat
 from rlent.seats import MANY, SINGLE
 from rlent.system.paths import recipes_dir
+from rlent.types import Json, JsonObject
 
 CARD = "recipe"
 EXPERIMENT = "experiment"  # a list of jobs, not a part of a recipe
 
 
-def _toy(tiny: Any, real: Any, *, _root_: Any) -> Any:
+def _toy(tiny: Json, real: Json, *, _root_: DictConfig) -> Json:
     return tiny if _root_.model.toy else real
 
 
@@ -40,7 +41,7 @@ class Composed:
     """What Hydra made of the picks: the tree, the option chosen in each group, the file that each value is from, and notes on old names."""
 
     tree: DictConfig
-    choices: dict[str, Any]
+    choices: JsonObject
     sources: dict[str, str]
     notes: list[str]
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any
 
 from rlent.recipe.compose import Recipe, load
 from rlent.recipe.settings import RESUMABLE
 from rlent.recipe.values import flat
 from rlent.seats import SEATS
+from rlent.types import Config, JsonObject
 
 _ABSENT = "-"
 _SAME = ("model", "data", "engine", "scale", "eval")
@@ -17,17 +17,17 @@ _SAME = ("model", "data", "engine", "scale", "eval")
 
 
 @lru_cache(maxsize=1)
-def baseline() -> dict[str, Any]:
+def baseline() -> JsonObject:
     """Plain GRPO on the embedded model, flat: what a run's record compares a recipe with."""
     return flat(load(["recipe=grpo"]).config)
 
 
-def differences(config: Mapping[str, Any]) -> list[str]:
+def differences(config: Config) -> list[str]:
     """The lines in which a recipe differs from plain GRPO on the embedded model; sorted, `key: theirs -> ours`."""
     return _changes(baseline(), flat(config))
 
 
-def identity(config: Mapping[str, Any]) -> list[str]:
+def identity(config: Config) -> list[str]:
     """What makes a run another than plain GRPO, without what a resumed run may change."""
     free = tuple(f"{key}: " for key in RESUMABLE) + ("run.", "scale.", "track.", "checkpoint.", "eval.", "stop.")
     return [line for line in differences(config) if not line.startswith(free)]
@@ -40,7 +40,7 @@ def contrast_with_plain(recipe: Recipe) -> list[str]:
     return _changes({k: v for k, v in one.items() if v != {}}, {k: v for k, v in other.items() if v != {}})
 
 
-def _changes(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+def _changes(theirs: Config, ours: Config) -> list[str]:
     return [
         f"{key}: {theirs.get(key, _ABSENT)} -> {ours.get(key, _ABSENT)}"
         for key in sorted({*theirs, *ours})
@@ -48,7 +48,7 @@ def _changes(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def contrast(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+def contrast(theirs: Config, ours: Config) -> list[str]:
     """Two recipes' differences in a few lines: functions that go and come, by place, then values that change, `key: theirs -> ours`."""
     one, other = _without_cards(theirs), _without_cards(ours)
     before, after = _functions(one), _functions(other)
@@ -64,7 +64,7 @@ def contrast(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
     return [*lines, *_changed_values(one, other, covered=tuple(f"{p}." for p in (*gone, *came, *swapped)))]
 
 
-def _changed_values(one: Mapping[str, Any], other: Mapping[str, Any], covered: tuple[str, ...]) -> Iterator[str]:
+def _changed_values(one: Config, other: Config, covered: tuple[str, ...]) -> Iterator[str]:
     for key in sorted({*one, *other}):
         mine, yours = one.get(key, _ABSENT), other.get(key, _ABSENT)
         if _ABSENT in (mine, yours) and key.split(".")[0] not in (*SEATS, "models"):
@@ -73,16 +73,16 @@ def _changed_values(one: Mapping[str, Any], other: Mapping[str, Any], covered: t
             yield f"{key}: {mine} -> {yours}"
 
 
-def _without_cards(config: Mapping[str, Any]) -> dict[str, Any]:
+def _without_cards(config: Config) -> JsonObject:
     return {k: v for k, v in flat(config).items() if not k.startswith(("card.", "run.")) and ".card." not in k}
 
 
-def _functions(config: Mapping[str, Any]) -> dict[str, str]:
+def _functions(config: Config) -> dict[str, str]:
     """The function at each place."""
     return {k.removesuffix("._target_"): v for k, v in config.items() if k.endswith("._target_")}
 
 
-def _call(place: str, config: Mapping[str, Any]) -> str:
+def _call(place: str, config: Config) -> str:
     """`shape.clip_cov(fraction=0.02, low=1.0)`"""
     options = {k.removeprefix(f"{place}."): v for k, v in config.items() if k.startswith(f"{place}.") and not k.endswith("_target_")}
     name = place if "." in place else str(config.get(f"{place}._target_", place)).rpartition(".")[2]

@@ -6,7 +6,7 @@ Hydra's own parser, so that every problem of a recipe is found and printed toget
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from rlent.recipe.mount import Node
 from rlent.recipe.plan import Plan
 from rlent.recipe.planning import make_plan
 from rlent.recipe.values import apply, flat, missing, parse, resolve
+from rlent.types import Config, Json, JsonObject
 
 __all__ = [
     "CARD",
@@ -49,10 +50,10 @@ class Recipe:
     """A composed, checked recipe. `config` is plain data (what the run folder keeps)."""
 
     name: str
-    config: dict[str, Any]
+    config: JsonObject
     plan: Plan
     overrides: list[str] = field(default_factory=list)
-    choices: dict[str, Any] = field(default_factory=dict)
+    choices: JsonObject = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
     config_dirs: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -60,7 +61,7 @@ class Recipe:
     def __getitem__(self, key: str) -> Any:
         return self.config[key]
 
-    def with_block(self, block: str, **values: Any) -> Recipe:
+    def with_block(self, block: str, **values: Json) -> Recipe:
         """The same recipe with other values in a block of settings; this one stays as it is."""
         return replace(self, config={**self.config, block: {**(self.config.get(block) or {}), **values}})
 
@@ -93,7 +94,7 @@ def load(overrides: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()) 
     return _finish(found, list(overrides), dirs, problems)
 
 
-def from_config(config: Mapping[str, Any], *, name: str = "", config_dirs: Sequence[str | Path] = ()) -> Recipe:
+def from_config(config: Config, *, name: str = "", config_dirs: Sequence[str | Path] = ()) -> Recipe:
     """The recipe of a run folder: its composed configuration, checked again.
 
     Raises:
@@ -105,7 +106,7 @@ def from_config(config: Mapping[str, Any], *, name: str = "", config_dirs: Seque
     return _finish(Composed(OmegaConf.create({**now, **newer}), {}, {}, notes), [], dirs, [], name=name)
 
 
-def with_values(config: Mapping[str, Any], overrides: Sequence[str], config_dirs: Sequence[str | Path] = ()) -> dict[str, Any]:
+def with_values(config: Config, overrides: Sequence[str], config_dirs: Sequence[str | Path] = ()) -> JsonObject:
     """A composed configuration with values changed (`data.path=...`) and other files in the groups that do not decide what was trained
     (`eval=paper`, `data=gsm8k`); choosing other files of a seat or a model needs a new composition.
 
@@ -131,9 +132,7 @@ def with_values(config: Mapping[str, Any], overrides: Sequence[str], config_dirs
     return resolve(tree, problems)
 
 
-def option(
-    group: str, name: str, values: Mapping[str, Any], config: Mapping[str, Any], config_dirs: Sequence[str | Path] = ()
-) -> dict[str, Any]:
+def option(group: str, name: str, values: Config, config: Config, config_dirs: Sequence[str | Path] = ()) -> JsonObject:
     """The block that option `name` of a group would be in a composed recipe, with some of its values set.
 
     Raises:
@@ -150,7 +149,7 @@ def option(
             problems.append(f"{group}.{key}: {absent}")
         else:
             OmegaConf.update(tree, f"{group}.{key}", value)
-    block: dict[str, Any] = resolve(tree, problems)[group]
+    block: JsonObject = resolve(tree, problems)[group]
     problems.extend(check_built(group, block) if group in BUILT else [])
     if problems:
         raise RecipeError(problems, where=f"{group}={name}")

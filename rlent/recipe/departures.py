@@ -7,6 +7,7 @@ from typing import Any
 
 from rlent.recipe.mount import Node, locate
 from rlent.recipe.plan import Plan
+from rlent.types import Config, Json
 
 _COMPUTED = frozenset({"logp", "entropy"})
 """Streams that an engine can report; any other takes a pass over the policy."""
@@ -17,7 +18,7 @@ def changes_draws(node: Node) -> bool:
     return "logits" in node.reads or bool(node.card.get("forces"))
 
 
-def departures(plan: Plan, config: Mapping[str, Any]) -> list[str]:
+def departures(plan: Plan, config: Config) -> list[str]:
     """Where the engine's numbers are not those of a pass over the policy; empty if they are, or nobody needs them."""
     sampler = config.get("sampler") or {}
     temperature = sampler.get("temperature")
@@ -42,7 +43,7 @@ def departures(plan: Plan, config: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _of_sampler(target: Any) -> str:
+def _of_sampler(target: Json) -> str:
     """Why a sampler's rows may have other log-probabilities and entropies than the policy's, or an empty string."""
     own = _declared(target)
     if own is None or own.get("faithful"):
@@ -50,7 +51,7 @@ def _of_sampler(target: Any) -> str:
     return "it does not say that all of its rows are drawn from the policy as it is (`faithful`)"
 
 
-def _of_engine(target: Any) -> str:
+def _of_engine(target: Json) -> str:
     """Why an engine does not give the policy's own log-probabilities and exact entropies, or an empty string."""
     own = _declared(target)
     if own is None:
@@ -60,7 +61,7 @@ def _of_engine(target: Any) -> str:
     return own["departs"]() or ""
 
 
-def _declared(target: Any) -> Mapping[str, Any] | None:
+def _declared(target: Json) -> Mapping[str, Any] | None:
     """What a class declares itself, without what it builds on; None if there is no such class, which is another problem of the recipe."""
     try:
         return vars(locate(target))

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from rlent.errors import did_you_mean
-from rlent.recipe.option_types import check_options, coerce, options_of, positional
+from rlent.recipe.option_types import Function, check_options, coerce, options_of, positional
 from rlent.seats import AGGREGATES, RUNNER_KEYS, SCOPES, SEATS
+from rlent.types import Config, Json, JsonObject, Stream
 
 NodeWhen = Literal["step", "minibatch", "live"]
 
@@ -31,14 +32,14 @@ class Node:
     name: str
     path: str
     target: str
-    fn: Callable[..., Any]
+    fn: Function
     reads: tuple[str, ...]
-    options: dict[str, Any]
+    options: JsonObject
     coef: float = 1.0
     aggregate: str | None = None
     scope: str = "minibatch"
     when: NodeWhen = "step"
-    card: dict[str, Any] = field(default_factory=dict)
+    card: JsonObject = field(default_factory=dict)
     stateful: bool = False
 
     def fresh(self) -> Node:
@@ -46,7 +47,7 @@ class Node:
         fn = locate(self.target)(**self.options) if self.stateful and self.seat != "sampler" else self.fn
         return replace(self, fn=fn, options=dict(self.options))
 
-    def __call__(self, streams: Mapping[str, Any], renamed: Mapping[str, str] | None = None) -> Any:
+    def __call__(self, streams: Mapping[str, Stream], renamed: Mapping[str, str] | None = None) -> Any:
         """Call the function on streams. `renamed` feeds another stream in a stream's place (lifting)."""
         renamed = renamed or {}
         arguments = [streams[renamed.get(name, name)] for name in self.reads]
@@ -95,10 +96,10 @@ def locate(target: str) -> Any:
     raise ImportError(f"no module for '{target}' (a dotted path like 'package.module.function' is expected)")
 
 
-def mount(seat: str, name: str, spec: Mapping[str, Any], problems: list[str]) -> Node | None:
+def mount(seat: str, name: str, spec: Config, problems: list[str]) -> Node | None:
     """Bind one node. Problems are appended, so that a recipe reports all of them; then the result is None."""
     path = f"{seat}.{name}" if SEATS[seat].many else seat
-    target: Any = spec.get("_target_")
+    target = spec.get("_target_")
     if (fn := _function(path, target, problems)) is None:
         return None
     before = len(problems)
@@ -120,7 +121,7 @@ def mount(seat: str, name: str, spec: Mapping[str, Any], problems: list[str]) ->
     )
 
 
-def _instance(path: str, target: str, made: Callable[..., Any], options: Mapping[str, Any], problems: list[str]) -> Any:
+def _instance(path: str, target: str, made: Function, options: Config, problems: list[str]) -> Any:
     """The object of a class with its options, or None with the reason among the problems."""
     try:
         return made(**options)
@@ -129,13 +130,13 @@ def _instance(path: str, target: str, made: Callable[..., Any], options: Mapping
         return None
 
 
-def _runner_values(given: Mapping[str, Any]) -> dict[str, Any]:
+def _runner_values(given: Config) -> JsonObject:
     """What a node's own keys set, where they are given."""
     card = dict(given.get("card") or {})
     return {"card": card} | {k: given[k] for k in ("coef", "aggregate", "scope") if given.get(k) is not None}
 
 
-def _function(path: str, target: Any, problems: list[str]) -> Any:
+def _function(path: str, target: Json, problems: list[str]) -> Any:
     """The function or class that a node names, or None with the reason among the problems."""
     if not isinstance(target, str):
         problems.append(f"{path}: a node needs '_target_: package.module.function', found {target!r}")
@@ -161,7 +162,7 @@ def _streams(path: str, target: str, names: Sequence[str], rename: Mapping[str, 
     return tuple(rename.get(n, n) for n in names)
 
 
-def _check_runner_keys(path: str, seat: str, runner: Mapping[str, Any], problems: list[str]) -> None:
+def _check_runner_keys(path: str, seat: str, runner: Config, problems: list[str]) -> None:
     coef = runner.get("coef", 1.0)
     if not isinstance(coef, int | float) or isinstance(coef, bool):
         problems.append(f"{path}.coef: {coef!r} is not a number")

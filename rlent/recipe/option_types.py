@@ -11,7 +11,8 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal
+from dataclasses import is_dataclass
+from typing import Any, Literal, TypeAlias
 
 from annotated_types import Ge, GroupedMetadata, Gt, Le, Lt
 from pydantic import TypeAdapter, ValidationError
@@ -19,8 +20,13 @@ from pydantic.errors import PydanticUserError
 from pydantic_core import ErrorDetails, to_json
 
 from rlent.errors import did_you_mean
+from rlent.types import Config, Json
+
+Function: TypeAlias = Callable[..., Any]
+"""A function or class of a recipe: only its signature is known."""
 
 _STREAMS = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_UNIONS = (typing.Union, types.UnionType)
 _OUTSIDE = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
 _KINDS = {
     "int_type": "an int",
@@ -35,14 +41,13 @@ _KINDS = {
     "mapping_type": "a mapping",
     "none_required": "null",
     "path_type": "a path",
-    "dataclass_type": "a block that names its class by _target_",
 }
 
 
 # ---- signatures -------------------------------------------------------------------------------------------------------
 
 
-def signature(target: Callable[..., Any]) -> inspect.Signature:
+def signature(target: Function) -> inspect.Signature:
     """The signature with annotations evaluated where that is possible."""
     try:
         return inspect.signature(target, eval_str=True)
@@ -50,12 +55,12 @@ def signature(target: Callable[..., Any]) -> inspect.Signature:
         return inspect.signature(target)
 
 
-def positional(call: Callable[..., Any]) -> list[str]:
+def positional(call: Function) -> list[str]:
     """Names of the positional parameters (streams), without `self`."""
     return [p.name for p in signature(call).parameters.values() if p.kind in _STREAMS and p.name != "self"]
 
 
-def options_of(call: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+def options_of(call: Function) -> dict[str, inspect.Parameter]:
     """Options: keyword-only parameters."""
     return {p.name: p for p in signature(call).parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
@@ -63,7 +68,7 @@ def options_of(call: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 # ---- values -----------------------------------------------------------------------------------------------------------
 
 
-def mismatch(value: Any, annotation: Any) -> str | None:
+def mismatch(value: object, annotation: object) -> str | None:
     """Why `value` is not what `annotation` accepts, or None. Whole numbers are accepted where floats are; an annotation that pydantic
     does not know accepts everything."""
     try:
@@ -76,7 +81,7 @@ def mismatch(value: Any, annotation: Any) -> str | None:
     return None
 
 
-def coerce(value: Any, annotation: Any) -> Any:
+def coerce(value: Json, annotation: object) -> Json:
     """A whole number where a float is meant becomes one, so that `fraction=1` and `fraction=1.0` are the same."""
     if not isinstance(value, int) or isinstance(value, bool):
         return value
@@ -87,7 +92,7 @@ def coerce(value: Any, annotation: Any) -> Any:
     return found if isinstance(found, float) else value
 
 
-def check_options(place: str, call: Callable[..., Any], given: Mapping[str, Any], label: str) -> list[str]:
+def check_options(place: str, call: Function, given: Config, label: str) -> list[str]:
     """Problems with the options given to a callable: unknown, missing, wrong type, out of range."""
     known = options_of(call)
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in signature(call).parameters.values())
@@ -105,18 +110,27 @@ def check_options(place: str, call: Callable[..., Any], given: Mapping[str, Any]
     return problems
 
 
-def _validated(value: Any, annotation: Any) -> Any:
+def _validated(value: object, annotation: object) -> object:
     """The value as pydantic reads it.
 
     Raises:
         PydanticUserError: pydantic has no schema for the annotation.
         ValidationError: the value is not accepted.
     """
-    plain = Any if annotation is inspect.Parameter.empty else annotation
-    return TypeAdapter(plain).validate_json(to_json(value, inf_nan_mode="constants", fallback=str), strict=True)
+    return TypeAdapter(_known(annotation)).validate_json(to_json(value, inf_nan_mode="constants", fallback=str), strict=True)
 
 
-def _sentence(value: Any, error: ErrorDetails, annotation: Any) -> str:
+def _known(annotation: Any) -> Any:
+    """The annotation with Any where nothing is to be checked: no annotation, a record of ours, a type that is written as a string."""
+    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if annotation is inspect.Parameter.empty or isinstance(annotation, str | typing.ForwardRef) or is_dataclass(annotation):
+        return Any
+    if origin in (None, Literal, typing.Annotated) or not inner:
+        return annotation
+    return typing.Union[tuple(map(_known, inner))] if origin in _UNIONS else origin[tuple(map(_known, inner))]  # noqa: UP007
+
+
+def _sentence(value: object, error: ErrorDetails, annotation: object) -> str:
     """What is wrong, with the value that was found; of a list or a mapping, its first item that is wrong."""
     found, kind = error["input"], error["type"]
     inside = isinstance(value, list | tuple | Mapping) and found != value
@@ -133,13 +147,13 @@ def _sentence(value: Any, error: ErrorDetails, annotation: Any) -> str:
 # ---- types in words ---------------------------------------------------------------------------------------------------
 
 
-def describe(annotation: Any) -> str:
+def describe(annotation: object) -> str:
     """An annotation as a person would say it: `float in [0, 1]`, `one of a, b`, `int or null`."""
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
         interval = _interval(inner[1:])
         return f"{describe(inner[0])} in {interval}" if interval else describe(inner[0])
-    if origin in (typing.Union, types.UnionType):
+    if origin in _UNIONS:
         return " or ".join(map(describe, inner))
     if origin is Literal:
         return "one of " + ", ".join(map(str, inner))
@@ -148,7 +162,7 @@ def describe(annotation: Any) -> str:
     return "any value" if annotation is inspect.Parameter.empty else str(getattr(annotation, "__name__", annotation))
 
 
-def _walk(annotation: Any) -> Iterator[Any]:
+def _walk(annotation: object) -> Iterator[object]:
     """An annotation and those inside it, outermost first."""
     yield annotation
     if typing.get_origin(annotation) is not Literal:
@@ -156,17 +170,17 @@ def _walk(annotation: Any) -> Iterator[Any]:
             yield from _walk(inner)
 
 
-def _ranges(annotation: Any) -> Iterator[str]:
+def _ranges(annotation: object) -> Iterator[str]:
     for one in _walk(annotation):
         if typing.get_origin(one) is typing.Annotated and (interval := _interval(typing.get_args(one)[1:])):
             yield interval
 
 
-def _choices(annotation: Any) -> Iterator[tuple[Any, ...]]:
+def _choices(annotation: object) -> Iterator[tuple[object, ...]]:
     return (typing.get_args(one) for one in _walk(annotation) if typing.get_origin(one) is Literal)
 
 
-def _interval(metadata: tuple[Any, ...]) -> str:
+def _interval(metadata: tuple[object, ...]) -> str:
     """`(0, 1]`, or an empty string if nothing bounds the number."""
     bounds = [b for m in metadata for b in (m if isinstance(m, GroupedMetadata) else [m]) if isinstance(b, Ge | Gt | Le | Lt)]
     if not bounds:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from rlent.errors import did_you_mean
 from rlent.recipe.departures import departures
 from rlent.recipe.mount import Node
 from rlent.recipe.placing import Moments, Nodes, place
 from rlent.recipe.plan import Plan
+from rlent.types import Config
 
 _LIVE = ("logp", "entropy")
 _LEARNT = ("loss", "regularize")
 """Seats whose functions send a gradient through the live streams that they read."""
 
 
-def make_plan(nodes: Nodes, config: Mapping[str, Any]) -> tuple[Plan, list[str]]:
+def make_plan(nodes: Nodes, config: Config) -> tuple[Plan, list[str]]:
     """The plan of a recipe's functions; and the problems: unknown streams, wrong seats, missing knobs.
 
     Reads `models`, `trainer` and `sampler` of the configuration.
@@ -34,7 +34,7 @@ def make_plan(nodes: Nodes, config: Mapping[str, Any]) -> tuple[Plan, list[str]]
     return plan, problems
 
 
-def updates_of(trainer: Mapping[str, Any]) -> int:
+def updates_of(trainer: Config) -> int:
     """Updates of a step; 1 where the settings are not whole numbers, which is another problem of the recipe."""
     updates = (trainer.get("minibatches") or 1) * (trainer.get("epochs") or 1)
     return updates if isinstance(updates, int) else 1
@@ -85,7 +85,7 @@ class _Needs:
         return max((p for p in self.probes if old.startswith(f"{p}_")), key=len, default=None)
 
 
-def _plan(nodes: dict[str, list[Node]], models: Sequence[str], answering: str | None, trainer: Mapping[str, Any]) -> Plan:
+def _plan(nodes: dict[str, list[Node]], models: Sequence[str], answering: str | None, trainer: Config) -> Plan:
     loss = nodes["loss"][0] if nodes["loss"] else None
     lifted = loss is not None and loss.when == "minibatch"
     needs = _needs(nodes, models, lifted)

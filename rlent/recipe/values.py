@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rlent.errors import RecipeError
 from rlent.recipe.aliases import modern_override
+from rlent.types import Config, JsonObject
 
 COMMAND_LINE = "command line"
 _FREE = ("models", "card")  # blocks whose keys the user chooses
@@ -41,9 +42,9 @@ def parse(overrides: Sequence[str]) -> list[Override]:
     return parsed
 
 
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(tree: Config, prefix: str = "") -> JsonObject:
     """Nested blocks as one mapping with dotted keys; an empty block stays as it is."""
-    out: dict[str, Any] = {}
+    out: JsonObject = {}
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
             out.update(flat(value, f"{prefix}{key}."))
@@ -86,7 +87,7 @@ def missing(config: DictConfig, key: str) -> str:
     return ""
 
 
-def resolve(tree: DictConfig, problems: Sequence[str]) -> dict[str, Any]:
+def resolve(tree: DictConfig, problems: Sequence[str]) -> JsonObject:
     """Plain data, with every interpolation replaced by its value.
 
     Raises:
@@ -98,7 +99,7 @@ def resolve(tree: DictConfig, problems: Sequence[str]) -> dict[str, Any]:
         raise RecipeError([*problems, str(error).splitlines()[0]]) from error
 
 
-def _proposal(key: str, known: Mapping[str, Any], menus: Collection[str]) -> str:
+def _proposal(key: str, known: Config, menus: Collection[str]) -> str:
     """`; did you mean 'optim.lr'?`: keys that end in the same name, else the closest key, else keys that end in the closest name."""
     leaf = key.rpartition(".")[2]
     ends: dict[str, list[str]] = {}
@@ -112,5 +113,5 @@ def _proposal(key: str, known: Mapping[str, Any], menus: Collection[str]) -> str
     return f"; did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
 
 
-def _plain(config: DictConfig) -> dict[str, Any]:
+def _plain(config: DictConfig) -> JsonObject:
     return OmegaConf.to_container(config, resolve=False)  # type: ignore[return-value]
