@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from rlent.errors import RecipeError
 from rlent.recipe import aliases
 from rlent.recipe.compare import identity
 from rlent.recipe.compose import from_config, load, with_values
@@ -90,6 +91,13 @@ def test_the_configuration_of_an_earlier_run_composes_as_it_would_now() -> None:
     assert from_config(with_values(old_config(), ["track.keep_batches=3"]))["track"]["save_batches"] == 3
 
 
+def test_a_block_that_is_no_block_is_a_problem_as_in_any_recipe() -> None:
+    with pytest.raises(RecipeError, match="stop: a block of settings is expected, found 5"):
+        from_config(with_values(old_config(), ["stop=5"]))
+    without = {k: v for k, v in old_config().items() if k != "stop"}
+    assert from_config(without)["stop"] == load()["stop"]
+
+
 def test_the_lines_of_an_earlier_checkpoint_are_those_of_today() -> None:
     now = identity(load(["recipe=clipcov", *NEW]).config)
     old = [
@@ -102,5 +110,8 @@ def test_the_lines_of_an_earlier_checkpoint_are_those_of_today() -> None:
     assert aliases.modern_lines(old) == now == aliases.modern_lines(now)
 
 
-def test_a_sweep_over_an_old_name_is_over_the_new_one() -> None:
+def test_a_sweep_over_an_old_name_is_over_the_new_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert sweep.run(["trainer.tokens_per_part=64,128", "track.keep_batches=1"], dry_run=True) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("warning: ") == 2 and "  trainer.max_tokens_per_microbatch=64  new" in shown
     assert sweep.jobs(["trainer.look_back=policy,sampler"]) == [["trainer.old_logprobs=recompute"], ["trainer.old_logprobs=rollout"]]

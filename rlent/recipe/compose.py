@@ -6,7 +6,7 @@ Hydra's own parser, so that every problem of a recipe is found and printed toget
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -102,8 +102,10 @@ def from_config(config: Config, *, name: str = "", config_dirs: Sequence[str | P
     """
     dirs = user_dirs([d for d in config_dirs if Path(d).is_dir()])
     now, notes = aliases.modern_config(config)
-    newer = {block: {**settings, **(now.get(block) or {})} for block, settings in _NEWER.items()}
-    return _finish(Composed(OmegaConf.create({**now, **newer}), {}, {}, notes), [], dirs, [], name=name)
+    for block, settings in _NEWER.items():
+        given = now.get(block)
+        now[block] = {**settings, **(given or {})} if isinstance(given, Mapping | None) else given
+    return _finish(Composed(OmegaConf.create(now), {}, {}, notes), [], dirs, [], name=name)
 
 
 def with_values(config: Config, overrides: Sequence[str], config_dirs: Sequence[str | Path] = ()) -> JsonObject:

@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 
 from rlent.errors import RecipeError, UsageError
 from rlent.ranks import launch
-from rlent.recipe import experiment
+from rlent.recipe import aliases, experiment
 from rlent.recipe.compose import load
 from rlent.recipe.values import parse
 from rlent.system.paths import recipes_dir
@@ -56,6 +56,8 @@ def run(overrides: Sequence[str], config_dirs: Sequence[str] = (), *, dry_run: b
     listed = _listed([o for o in overrides if o not in hydra], config_dirs)
     _check(listed, config_dirs)
     folder = sweep_dir(overrides)
+    for note in aliases.notes(overrides):
+        print(f"warning: {note}")
     print(f"{len(listed)} jobs in {folder}")
     for name in listed:
         print(f"  {name}  {state(folder / name)}")
