@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from rlent.seats import SEATS
-from rlent.types import Config, Json, JsonObject
+
+if TYPE_CHECKING:
+    from rlent.types import Config, Json, JsonObject
 
 _NODE = "<node>"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlent.errors import RecipeError, did_you_mean
 from rlent.ranks import launch
@@ -13,7 +13,9 @@ from rlent.recipe.mount import Node, locate, mount
 from rlent.recipe.option_types import check_options, options_of
 from rlent.recipe.settings import BLOCKS
 from rlent.seats import MANY, SEATS, SINGLE
-from rlent.types import Config, Json, JsonObject
+
+if TYPE_CHECKING:
+    from rlent.types import Config, Json, JsonObject
 
 BUILT = ("data", "engine")  # blocks built from a class that they name
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rlent.recipe.departures import changes_draws
 from rlent.recipe.mount import Node
 from rlent.recipe.plan import Plan
 from rlent.recipe.planning import updates_of
-from rlent.types import Config
+
+if TYPE_CHECKING:
+    from rlent.types import Config
 
 _BRINGS = {"demo": "demonstrations", "replay": "replay", "tempered": "tempered"}
 """The shipped sampler that brings rows of a source."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from hydra import compose, initialize_config_dir
@@ -23,7 +23,9 @@ from rlent.recipe.aliases import modern_config, modern_key
 from rlent.recipe.values import flat
 from rlent.seats import MANY, SINGLE
 from rlent.system.paths import recipes_dir
-from rlent.types import Json, JsonObject
+
+if TYPE_CHECKING:
+    from rlent.types import Json, JsonObject
 
 CARD = "recipe"
 EXPERIMENT = "experiment"  # a list of jobs, not a part of a recipe

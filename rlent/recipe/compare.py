@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from rlent.recipe.compose import Recipe, load
 from rlent.recipe.settings import RESUMABLE
 from rlent.recipe.values import flat
 from rlent.seats import SEATS
-from rlent.types import Config, JsonObject
+
+if TYPE_CHECKING:
+    from rlent.types import Config, JsonObject
 
 _ABSENT = "-"
 _SAME = ("model", "data", "engine", "scale", "eval")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
@@ -22,7 +22,9 @@ from rlent.recipe.mount import Node
 from rlent.recipe.plan import Plan
 from rlent.recipe.planning import make_plan
 from rlent.recipe.values import apply, flat, missing, parse, resolve
-from rlent.types import Config, Json, JsonObject
+
+if TYPE_CHECKING:
+    from rlent.types import Config, Json, JsonObject
 
 __all__ = [
     "CARD",

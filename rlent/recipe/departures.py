@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlent.recipe.mount import Node, locate
 from rlent.recipe.plan import Plan
-from rlent.types import Config, Json
+
+if TYPE_CHECKING:
+    from rlent.types import Config, Json
 
 _COMPUTED = frozenset({"logp", "entropy"})
 """Streams that an engine can report; any other takes a pass over the policy."""

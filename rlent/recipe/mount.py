@@ -11,12 +11,14 @@ import importlib
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rlent.errors import did_you_mean
 from rlent.recipe.option_types import Function, check_options, coerce, options_of, positional
 from rlent.seats import AGGREGATES, RUNNER_KEYS, SCOPES, SEATS
-from rlent.types import Config, Json, JsonObject, Stream
+
+if TYPE_CHECKING:
+    from rlent.types import Config, Json, JsonObject, Stream
 
 NodeWhen = Literal["step", "minibatch", "live"]
 

@@ -12,7 +12,7 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import is_dataclass
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from annotated_types import Ge, GroupedMetadata, Gt, Le, Lt
 from pydantic import TypeAdapter, ValidationError
@@ -20,7 +20,9 @@ from pydantic.errors import PydanticUserError
 from pydantic_core import ErrorDetails, to_json
 
 from rlent.errors import did_you_mean
-from rlent.types import Config, Json
+
+if TYPE_CHECKING:
+    from rlent.types import Config, Json
 
 Function: TypeAlias = Callable[..., Any]
 """A function or class of a recipe: only its signature is known."""

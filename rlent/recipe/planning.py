@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from rlent.errors import did_you_mean
 from rlent.recipe.departures import departures
 from rlent.recipe.mount import Node
 from rlent.recipe.placing import Moments, Nodes, place
 from rlent.recipe.plan import Plan
-from rlent.types import Config
+
+if TYPE_CHECKING:
+    from rlent.types import Config
 
 _LIVE = ("logp", "entropy")
 _LEARNT = ("loss", "regularize")

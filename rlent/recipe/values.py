@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -14,7 +14,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rlent.errors import RecipeError
 from rlent.recipe.aliases import modern_override
-from rlent.types import Config, JsonObject
+
+if TYPE_CHECKING:
+    from rlent.types import Config, JsonObject
 
 COMMAND_LINE = "command line"
 _FREE = ("models", "card")  # blocks whose keys the user chooses
