@@ -257,7 +257,7 @@ _TABLE = [
     Metric(
         "noise/logp_max",
         "nats",
-        "largest |difference| between a token's log-probability in the first update and in the look-back pass, or with trainer.old_logprobs=rollout in the engine",
+        "largest |difference| between a token's log-probability in the first update and in the old-logprob pass, or with trainer.old_logprobs=rollout in the engine",
         "0 in fp32 with the same parts; larger than a method's tolerance: terms like sign(logp - old_logp) act on noise",
     ),
     Metric("sampler/kept", "share", "share of drawn prompts that the sampler kept", "low: much generation is thrown away"),

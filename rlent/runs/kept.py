@@ -8,7 +8,7 @@ epoch) there are streams `update<e>:<name>`:
     logp, entropy, second, <probe>   [N,T]   under the weights of that update, before it
     loss, pull, gradient, weight, gate   [N,T]   the record of that update, as the meter had it
 
-`old_logp`, `old_entropy` and `old_second` [N,T] are of the weights before the first update (the look-back's own, where one was run),
+`old_logp`, `old_entropy` and `old_second` [N,T] are of the weights before the first update (the old-logprob pass's own, where one was run),
 `after_logp` and `after_entropy` of those after the last. `second` is sum_v p_v^2 (log p_v + H), see `rlent.train.ledger`. The plain stream `kept` holds the knobs (as the
 step began, and after each turn) and the memory of the recipe's functions as the step began, so that the step can be done again.
 """
