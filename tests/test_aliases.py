@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from rlent.errors import RecipeError
 from rlent.recipe import aliases
@@ -12,6 +13,7 @@ from rlent.recipe.compare import identity
 from rlent.recipe.compose import from_config, load, with_values
 from rlent.recipe.values import flat, parse
 from rlent.studies import sweep
+from rlent.system.paths import recipes_dir
 
 OLD = ["trainer.look_back=sampler", "trainer.tokens_per_part=99", "track.keep_batches=7", "+shape.clip_cov.scope=part"]
 NEW = ["trainer.old_logprobs=rollout", "trainer.max_tokens_per_microbatch=99", "track.save_batches=7", "+shape.clip_cov.scope=microbatch"]
@@ -108,6 +110,17 @@ def test_the_lines_of_an_earlier_checkpoint_are_those_of_today() -> None:
     ]
     assert sum(a != b for a, b in zip(old, now, strict=True)) == 3
     assert aliases.modern_lines(old) == now == aliases.modern_lines(now)
+
+
+def test_the_table_leads_to_keys_that_are_there_and_the_shipped_files_use_them() -> None:
+    known = flat(load().config)
+    for alias in aliases.ALIASES[:3]:
+        assert alias.new in known and alias.old not in known
+    for file in recipes_dir().rglob("*.yaml"):
+        raw = yaml.safe_load(file.read_text()) or {}
+        group = file.parent.relative_to(recipes_dir()).as_posix()
+        tree = raw if group in (".", "recipe", "experiment") else {group: raw}
+        assert aliases.modern_config(tree)[1] == [], file
 
 
 def test_a_sweep_over_an_old_name_is_over_the_new_one(capsys: pytest.CaptureFixture[str]) -> None:
