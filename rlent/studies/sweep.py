@@ -11,7 +11,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,20 +59,24 @@ def run(overrides: Sequence[str], config_dirs: Sequence[str] = (), *, dry_run: b
     for note in aliases.notes(overrides):
         print(f"warning: {note}")
     print(f"{len(listed)} jobs in {folder}")
-    for name in listed:
-        print(f"  {name}  {state(folder / name)}")
+    _print_states(folder, listed)
     if dry_run:
         return 0
     folder.mkdir(parents=True, exist_ok=True)
     dirs = [argument for d in config_dirs for argument in ("--config-dir", str(Path(d).resolve()))]
     (folder / JOBS).write_text(json.dumps([{"name": name, "arguments": [*dirs, *job]} for name, job in listed.items()], indent=1))
     _multirun(folder, len(listed), hydra)
-    states = {name: state(folder / name) for name in listed}
-    print("\n".join(f"  {name}  {s}" for name, s in states.items()))
-    if any(s != "finished" for s in states.values()):
+    if _print_states(folder, listed) != {"finished"}:
         return 1
     print(f"compare: rlent report {folder} -o report.html")
     return 0
+
+
+def _print_states(folder: Path, names: Iterable[str]) -> set[str]:
+    """Print each job's name and state; the states that there are."""
+    states = {name: state(folder / name) for name in names}
+    print("\n".join(f"  {name}  {s}" for name, s in states.items()))
+    return set(states.values())
 
 
 def _listed(plain: Sequence[str], config_dirs: Sequence[str]) -> dict[str, list[str]]:
