@@ -1,39 +1,22 @@
 """Types of options, so that a recipe's numbers are checked before anything is loaded.
 
 A function states the range of an option in its signature (`fraction: Share`), and the recipe loader refuses a value
-outside it by name. Plain `float`, `int`, `bool`, `str`, `Literal[...]` and `X | None` need nothing from here.
+outside it by name. Plain `float`, `int`, `bool`, `str`, `Literal[...]` and `X | None` need nothing from here; any other range is
+written with `annotated_types`: `Annotated[float, Interval(gt=0, le=1)]`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated
 
+from annotated_types import Ge, Gt, Interval
 
-@dataclass(frozen=True)
-class Range:
-    """A numeric interval; `low_open`/`high_open` exclude the end."""
-
-    low: float = float("-inf")
-    high: float = float("inf")
-    low_open: bool = False
-    high_open: bool = False
-
-    def holds(self, value: float) -> bool:
-        above = value > self.low if self.low_open else value >= self.low
-        below = value < self.high if self.high_open else value <= self.high
-        return bool(above and below)
-
-    def __str__(self) -> str:
-        left, right = "(" if self.low_open else "[", ")" if self.high_open else "]"
-        return f"{left}{self.low:g}, {self.high:g}{right}"
-
-
-Share = Annotated[float, Range(0.0, 1.0)]
+Share = Annotated[float, Interval(ge=0.0, le=1.0)]
 """A fraction of tokens, rows or probability: 0 to 1, never percent."""
 
-NonNegative = Annotated[float, Range(0.0)]
-AboveOne = Annotated[float, Range(1.0, low_open=True)]
-Positive = Annotated[float, Range(0.0, low_open=True)]
-Count = Annotated[int, Range(0)]
-PositiveCount = Annotated[int, Range(1)]
+PositiveShare = Annotated[float, Interval(gt=0.0, le=1.0)]
+NonNegative = Annotated[float, Ge(0.0)]
+AboveOne = Annotated[float, Gt(1.0)]
+Positive = Annotated[float, Gt(0.0)]
+Count = Annotated[int, Ge(0)]
+PositiveCount = Annotated[int, Ge(1)]

@@ -63,4 +63,4 @@ RUNNER_KEYS = frozenset({"_target_", "coef", "aggregate", "scope", "streams", "c
 """Keys of a node that belong to the runner and are not options of the function."""
 
 AGGREGATES = ("token_mean", "seq_mean", "seq_sum", "constant")
-SCOPES = ("minibatch", "part")
+SCOPES = ("minibatch", "microbatch")

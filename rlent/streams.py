@@ -3,7 +3,7 @@
 One table. `when` is the earliest moment a stream exists, and decides when a function that names it runs:
 
     sample    after sampling and grading           -> once per step, all rows
-    look      after the no-gradient look-back      -> once per step, all rows
+    look      after the old-logprob pass           -> once per step, all rows
     credit    after reward and advantage           -> once per step, all rows
     now       before each update, no gradient      -> once per minibatch, all its rows
     live      inside the update, with gradient     -> part by part; the function must be row-wise
@@ -63,7 +63,7 @@ STREAMS: dict[str, Stream] = {
         Stream("sampler_logp", "[N,T]", "sample", "log-probability as the engine sampled it"),
         Stream("sampler_entropy", "[N,T]", "sample", "entropy of the distribution the engine sampled from, nats"),
         Stream("noise", "[N,T] in [0, 1)", "sample", "a uniform number per token and node; a draw never depends on layout"),
-        # look-back: the policy as it was when the step began
+        # old-logprob pass: the policy as it was when the step began
         Stream("old_logp", "[N,T]", "look", "log-probability of the sampled token when the step began"),
         Stream("old_entropy", "[N,T]", "look", "exact entropy in nats when the step began"),
         # credit

@@ -9,7 +9,7 @@ A step is one iteration: sample G responses to each of P prompts, grade them, an
 do the same work, each in a process of its own that stays alive; only one runs at a time, in short blocks that alternate:
 
     rlent   `rlent train`'s own loop with all its metrics and files (no console, no W&B, no evaluation)
-    sampler the same with trainer.look_back=sampler: old log-probabilities and entropies are the engine's, without a forward of their own
+    sampler the same with trainer.old_logprobs=rollout: old log-probabilities and entropies are the engine's, without a forward of their own
     bare    rlent without entropy, covariance and ledger: what these cost is rlent - bare, which on a busy machine is
             mostly noise; the stages ledger and measure of rlent itself, all but the entropies in the heads, are steadier
     trl     GRPOTrainer: the same model, prompts in the same order, checker, group, lengths, updates, rate and threads,
@@ -489,7 +489,7 @@ def show(found: Mapping[str, Any]) -> str:
     if "ratio" in found:
         lines.append(_verdict("seconds per step, rlent / TRL", found["ratio"], found["cpu_ratio"], "{:.2f}", "at most"))
     if "sampler_ratio" in found:
-        what = "with trainer.look_back=sampler, sampler / TRL"
+        what = "with trainer.old_logprobs=rollout, sampler / TRL"
         lines.append(_verdict(what, found["sampler_ratio"], found["sampler_cpu_ratio"], "{:.2f}", "at most"))
     if "metrics_share" in found:
         share, cpu = found["metrics_share"], found["metrics_cpu_share"]
@@ -573,7 +573,7 @@ def train_rlent(given: argparse.Namespace, side: str) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "run"
-        own = {"bare": ["track.ledger.rows=0"], "sampler": ["trainer.look_back=sampler"]}.get(side, [])
+        own = {"bare": ["track.ledger.rows=0"], "sampler": ["trainer.old_logprobs=rollout"]}.get(side, [])
         run = Run.start(recipe_of(given, f"run.dir={place}", f"model.path={given.model}", *own))
         seen = {"timings": 0, "metrics": 0}
 

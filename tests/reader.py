@@ -31,7 +31,7 @@ SMALL = [
     "track.mode=disabled",
     "track.console=off",
     "track.ledger.rows=4",
-    "track.keep_batches=1",
+    "track.save_batches=1",
 ]
 """What makes a training of the documents one of seconds; added after its own overrides, so that those are still checked."""
 

@@ -22,7 +22,7 @@ MORE = dict.fromkeys(
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_trains_resumes_in_the_middle_and_explains_what_it_logs(name: str, tmp_path: Path) -> None:
     overrides = [f"recipe={name}", "eval.every=3", "eval.n=2", "eval.ks=[1,2]", "eval.problems=4", *MORE.get(name, [])]
-    whole = train(tmp_path / "whole", *overrides, "trainer.steps=3", "checkpoint.every=0", "track.keep_batches=3")
+    whole = train(tmp_path / "whole", *overrides, "trainer.steps=3", "checkpoint.every=0", "track.save_batches=3")
     cut = train(tmp_path / "cut", *overrides, "trainer.steps=3", "checkpoint.every=2")
     (cut / "checkpoints" / "step_000003").rename(cut / "gone")  # as if killed after step 2's checkpoint
     assert commands.train([], resume=str(cut)) == 0
@@ -50,7 +50,7 @@ PAIRS = [
     ["recipe=hapo", "decode=[hapo_temperature]", "control=[hapo_temperature]", "+shape=truncated_importance"],
     ["recipe=clipcov", "objective.aggregate=seq_mean", "trainer.epochs=2"],
     ["recipe=grpo", "loss=none", "regularize=[entropy]"],
-    ["recipe=clipcov", "+shape.clip_cov.scope=part", "trainer.tokens_per_part=60"],
+    ["recipe=clipcov", "+shape.clip_cov.scope=microbatch", "trainer.max_tokens_per_microbatch=60"],
     ["recipe=grpo", "trainer.minibatches=1", "objective.aggregate=constant"],
     ["recipe=clipcov", "regularize=[entropic]", "control=[entropic]"],
     ["recipe=aepo", "loss=ce_gppo", "+shape=erc"],
@@ -85,7 +85,7 @@ def test_at_coefficient_zero_a_method_is_its_baseline_bit_for_bit(tmp_path: Path
 def test_the_cut_into_parts_changes_the_model_by_no_more_than_rounding(tmp_path: Path) -> None:
     common = ["recipe=clipcov", "shape.clip_cov.fraction=0.1", "shape.clip_cov.low=0", "model.dtype=float64", "trainer.steps=3"]
     whole = train(tmp_path / "whole", *common)
-    cut = train(tmp_path / "cut", *common, "trainer.tokens_per_part=45")
+    cut = train(tmp_path / "cut", *common, "trainer.max_tokens_per_microbatch=45")
     for ours, theirs in zip(rows(whole), rows(cut), strict=True):
         for key, value in ours.items():
             if key.startswith(("group/", "length/", "correct/")) or key.endswith("/share"):

@@ -16,7 +16,7 @@ from rlent.policy.packing import PackedForward
 from rlent.recipe.compose import groups
 
 TESTS, SCRIPTS = Path(__file__).parent, Path(__file__).parent.parent / "scripts"
-GPU = ["scale=gpu", "engine=native", "trainer.tokens_per_part=200"]
+GPU = ["scale=gpu", "engine=native", "trainer.max_tokens_per_microbatch=200"]
 
 
 def test_what_a_device_refuses_is_refused() -> None:
@@ -51,7 +51,7 @@ MORE = ["model.dtype=bfloat16", "scale.recompute=true", "eval.every=2", "eval.n=
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [[], ["trainer.look_back=sampler"]], ids=["policy", "sampler"])
+@pytest.mark.parametrize("options", [[], ["trainer.old_logprobs=rollout"]], ids=["policy", "sampler"])
 def test_a_run_gives_the_numbers_of_one_without_a_device(options: list[str], tmp_path: Path) -> None:
     """To rounding, of which the mismatch of engine and trainer consists."""
     common = [*SMALL, *GPU, "recipe=clipcov", "shape.clip_cov.fraction=0.05", "trainer.steps=2", "checkpoint.every=1", *options]
@@ -88,7 +88,7 @@ def test_the_host_waits_as_often_as_the_plan_needs(tmp_path: Path, monkeypatch: 
 @pytest.mark.slow
 def test_verbs_that_read_a_run_use_its_device(tmp_path: Path) -> None:
     with device() as waits:
-        run = train(tmp_path / "run", *SMALL, *GPU, *MORE, "recipe=kl", "trainer.steps=2", "track.keep_batches=1", small=[])
+        run = train(tmp_path / "run", *SMALL, *GPU, *MORE, "recipe=kl", "trainer.steps=2", "track.save_batches=1", small=[])
 
         def evaluate() -> int:
             return commands.evaluate([f"run={run}", "eval.problems=4", "eval.n=2", "eval.ks=[1,2]"])

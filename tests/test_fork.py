@@ -149,8 +149,8 @@ def test_part_by_part_a_selection_is_rounded_more_often_and_the_meter_says_so(
 @pytest.mark.parametrize("method", ["clipcov", "klcov", "steer", "hapo", "forking"])
 def test_the_meter_knows_what_to_call_part_by_part(parent: Path, tmp_path: Path, method: str) -> None:
     whole, parts = fork.plan(Parent.read(str(parent)), AT, [f"recipe={method}"], tmp_path, by_part=[64])
-    assert not [n for members in whole.recipe.plan.nodes.values() for n in members if n.scope == "part"]
-    called = [n.path for members in parts.recipe.plan.nodes.values() for n in members if n.scope == "part"]
+    assert not [n for members in whole.recipe.plan.nodes.values() for n in members if n.scope == "microbatch"]
+    called = [n.path for members in parts.recipe.plan.nodes.values() for n in members if n.scope == "microbatch"]
     assert called == [n.path for seat in ("shape", "regularize") for n in whole.recipe.plan.nodes[seat]]
     assert "now_" not in " ".join(line for line in parts.recipe.plan.lines() if line.startswith("before"))
     Objective(parts.recipe.plan, aggregate="token_mean", length=1)
@@ -184,10 +184,10 @@ def test_pairs_and_noise_are_worked_out_from_the_records(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     "options, metric",
     [
-        (["recipe=bapo", "+loss.scope=part"], "pull/abs"),
-        (["recipe=ettrlear", "+shape.ettrl_reshaping.scope=part"], "effect/ettrl_reshaping"),
+        (["recipe=bapo", "+loss.scope=microbatch"], "pull/abs"),
+        (["recipe=ettrlear", "+shape.ettrl_reshaping.scope=microbatch"], "effect/ettrl_reshaping"),
     ],
 )
 def test_losses_and_step_functions_can_be_called_part_by_part_too(run_dir: Path, options: list[str], metric: str) -> None:
-    train(run_dir, *options, "sampler.n=8", "trainer.steps=2", "trainer.tokens_per_part=64")
+    train(run_dir, *options, "sampler.n=8", "trainer.steps=2", "trainer.max_tokens_per_microbatch=64")
     assert max(r[metric] for r in rows(run_dir)) > 0

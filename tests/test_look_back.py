@@ -1,4 +1,4 @@
-"""`trainer.look_back=sampler`: the engine's own log-probabilities and entropies in the place of a forward, or a refusal with every reason."""
+"""`trainer.old_logprobs=rollout`: the engine's own log-probabilities and entropies in the place of a forward, or a refusal with every reason."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rlent.sampling.group import GroupSampler
 from rlent.train.run import Run
 from rlent.types import Batch
 
-SAMPLER = "trainer.look_back=sampler"
+SAMPLER = "trainer.old_logprobs=rollout"
 FLOAT64 = ["recipe=clipcov", "shape=[erc,clip_cov]", "model.dtype=float64", "trainer.steps=3"]
 """It reads old_logp and old_entropy before, and now_logp inside, the updates."""
 
@@ -60,11 +60,11 @@ def test_the_look_backs_forward_is_not_run(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(Policy, "__call__", counted)
     assert look is Policy.look  # which calls the policy
     found = {}
-    for source in ("policy", "sampler"):
+    for source in ("recompute", "rollout"):
         calls.clear()
-        train(tmp_path / source, "trainer.steps=2", "track.ledger.rows=0", f"trainer.look_back={source}")
+        train(tmp_path / source, "trainer.steps=2", "track.ledger.rows=0", f"trainer.old_logprobs={source}")
         found[source] = calls.count("look"), calls.count("forward")
-    assert found == {"policy": (4, 4), "sampler": (0, 4)}  # two minibatches a step, a part each
+    assert found == {"recompute": (4, 4), "rollout": (0, 4)}  # two minibatches a step, a part each
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,8 @@ def test_the_look_backs_forward_is_not_run(tmp_path: Path, monkeypatch: pytest.M
 def test_a_recipe_that_needs_more_is_refused(overrides: list[str], reason: str) -> None:
     load(overrides)
     with pytest.raises(
-        RecipeError, match=f"trainer.look_back: sampler cannot take the look-back's place here, because {reason}.*; policy can"
+        RecipeError,
+        match=f"trainer.old_logprobs: rollout cannot take the place of the old-logprob pass here, because {reason}.*; recompute can",
     ):
         load([*overrides, SAMPLER])
 
@@ -94,7 +95,7 @@ def test_all_reasons_are_given_at_once_with_exit_code_2(run_dir: Path) -> None:
     wrong = ["recipe=siren", "sampler=replay", "sampler.top_p=0.9", "sampler.temperature=0.5", "engine=vllm"]
     done = rlent("train", *SMALL, *wrong, SAMPLER, f"run.dir={run_dir}", check=False)
     assert done.returncode == 2 and not run_dir.exists()
-    assert done.stderr.count("sampler cannot take the look-back's place") == 5
+    assert done.stderr.count("rollout cannot take the place of the old-logprob pass") == 5
 
 
 def test_auto_is_refused_where_it_takes_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +121,7 @@ def test_a_sampler_or_an_engine_that_does_not_say_so_itself_is_refused() -> None
 
 def test_where_nothing_is_looked_back_at_nothing_is_refused() -> None:
     recipe = load(["trainer.minibatches=1", "engine=vllm", SAMPLER])
-    assert recipe.plan.lines()[0].startswith("look back: none (one update a step")
+    assert recipe.plan.lines()[0].startswith("old-logprob pass: none (one update a step")
 
 
 def test_rows_that_the_policy_did_not_draw_are_refused_when_they_come(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,12 +133,12 @@ def test_rows_that_the_policy_did_not_draw_are_refused_when_they_come(run_dir: P
         return batch.with_(source=["demo", *batch["source"][1:]])
 
     monkeypatch.setattr(GroupSampler, "__call__", mixed)
-    with pytest.raises(UsageError, match="look_back is sampler, and the step has rows that were not drawn from the policy as it is"):
+    with pytest.raises(UsageError, match="old_logprobs is rollout, and the step has rows that were not drawn from the policy as it is"):
         train(run_dir, SAMPLER, "trainer.steps=1")
     monkeypatch.setattr(GroupSampler, "__call__", sample)
     generate = NativeEngine.generate
     monkeypatch.setattr(NativeEngine, "generate", lambda self, requests, **how: generate(self, requests, **{**how, "entropy": False}))
-    with pytest.raises(UsageError, match="look_back is sampler, and the engine gave no entropies"):
+    with pytest.raises(UsageError, match="old_logprobs is rollout, and the engine gave no entropies"):
         train(run_dir.with_name("other"), SAMPLER, "trainer.steps=1")
 
 
@@ -158,7 +159,7 @@ def test_a_distance_between_sampler_and_update_is_still_measured(run_dir: Path, 
 
 def test_the_plan_in_the_folder_and_show_say_it(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(run_dir, SAMPLER, "trainer.steps=1")
-    said = "look back: none (trainer.look_back=sampler: old_entropy, old_logp are what the engine said as it sampled)"
+    said = "old-logprob pass: none (trainer.old_logprobs=rollout: old_entropy, old_logp are what the engine reported as it sampled)"
     assert said in (run_dir / "plan.txt").read_text()
     capsys.readouterr()
     assert commands.show("grpo", [SAMPLER]) == 0
@@ -171,8 +172,8 @@ def test_a_run_is_resumed_byte_for_byte_and_evaluated_with_any_engine(tmp_path: 
     assert commands.train(["trainer.steps=3"], resume=str(part)) == 0
     assert (whole / "metrics.jsonl").read_bytes() == (part / "metrics.jsonl").read_bytes()
     assert (whole / "model" / "model.safetensors").read_bytes() == (part / "model" / "model.safetensors").read_bytes()
-    with pytest.raises(UsageError, match="trainer.look_back cannot change"):
-        commands.train(["trainer.look_back=policy"], resume=str(part))
+    with pytest.raises(UsageError, match="trainer.old_logprobs cannot change"):
+        commands.train(["trainer.old_logprobs=recompute"], resume=str(part))
     (target,) = targets([f"run={part}", "engine=vllm"])
     assert target.recipe["engine"]["_target_"] == "rlent.engine.vllm.VllmEngine"
 
@@ -180,8 +181,8 @@ def test_a_run_is_resumed_byte_for_byte_and_evaluated_with_any_engine(tmp_path: 
 def test_a_checkpoint_says_which_of_the_two_it_is_of(tmp_path: Path) -> None:
     one, other = train(tmp_path / "one", SAMPLER, "trainer.steps=1"), train(tmp_path / "other", "trainer.steps=1")
     state = json.loads((one / "checkpoints" / checkpoint.name(1) / "state.json").read_text())
-    assert "trainer.look_back: policy -> sampler" in state["recipe"]["differences"]
+    assert "trainer.old_logprobs: recompute -> rollout" in state["recipe"]["differences"]
     shutil.rmtree(other / "checkpoints")
     shutil.copytree(one / "checkpoints", other / "checkpoints")
-    with pytest.raises(Exception, match="another recipe.*look_back: policy -> sampler"):
+    with pytest.raises(Exception, match="another recipe.*old_logprobs: recompute -> rollout"):
         Run.resume(other, {"trainer.steps": 2})

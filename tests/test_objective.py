@@ -124,7 +124,7 @@ def test_padding_and_what_stands_in_it_change_nothing(name: str) -> None:
 @pytest.mark.parametrize("name", ["clipcov", "klcov"])
 def test_scope_part_selects_within_each_part(name: str) -> None:
     node = "shape.clip_cov" if name == "clipcov" else "regularize.kl_cov"
-    overrides = [*RECIPES[name], f"+{node}.scope=part"]
+    overrides = [*RECIPES[name], f"+{node}.scope=microbatch"]
     batch = random_batch(1)
     halves = [list(range(12)), list(range(12, 24))]
     _, _, whole = run(overrides, batch, [list(range(24))])

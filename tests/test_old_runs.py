@@ -63,6 +63,21 @@ def test_an_old_run_resumes(place: Path) -> None:
     same(place / "run" / "metrics.jsonl", EXPECTED / "resumed.jsonl")
 
 
+def test_an_old_run_says_its_settings_by_their_old_names_and_its_checkpoint_does_too(place: Path) -> None:
+    """Names that were changed since: in recipe.yaml, and in the lines by which a checkpoint knows its recipe."""
+    recipe, state = place / "run" / "recipe.yaml", place / "run" / "checkpoints" / "step_000004" / "state.json"
+    text, saved = recipe.read_text(), json.loads(state.read_text())
+    assert "look_back: policy" in text and "tokens_per_part: 16384" in text and "keep_batches: 4" in text
+    recipe.write_text(text.replace("tokens_per_part: 16384", "tokens_per_part: 8192"))
+    rlent("train", "--resume", "run", "trainer.steps=5", cwd=place, check=False)
+    refused = json.loads((place / "run" / "status.json").read_text())
+    saved["recipe"]["differences"] = sorted([*saved["recipe"]["differences"], "trainer.tokens_per_part: 16384 -> 8192"])
+    state.write_text(json.dumps(saved))
+    rlent("train", "--resume", "run", "trainer.steps=5", cwd=place)
+    assert (refused["step"], json.loads((place / "run" / "status.json").read_text())["step"]) == (4, 5)
+    assert "max_tokens_per_microbatch: 8192" in recipe.read_text() and "old_logprobs: recompute" in recipe.read_text()
+
+
 def test_an_old_run_is_forked(place: Path) -> None:
     rlent("fork", "run", "--at", "4", "recipe=klcov", "trainer.steps=6", "--out", "forks", cwd=place)
     same(place / "forks" / "recipe=klcov" / "metrics.jsonl", EXPECTED / "forked.jsonl")

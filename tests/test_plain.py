@@ -37,7 +37,7 @@ def exact_norm(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_losses_gradients_curves_and_weights_equal_the_plain_script(plain, exact_norm, tmp_path: Path) -> None:
     model, history = plain.main(steps=STEPS, seed=11, dtype=torch.float64, report=lambda line: None)
     overrides = ["seed=11", "model.dtype=float64", f"trainer.steps={STEPS}", "sampler.prompts=6", "sampler.n=8", "trainer.minibatches=3"]
-    off = ["eval.every=0", "track.mode=disabled", "track.console=off", "trainer.tokens_per_part=200"]
+    off = ["eval.every=0", "track.mode=disabled", "track.console=off", "trainer.max_tokens_per_microbatch=200"]
     run = train(tmp_path / "run", *overrides, *off, small=[])
     for ours, theirs in zip(rows(run), history, strict=True):
         for key, value in theirs.items():

@@ -131,7 +131,7 @@ def test_a_checkpoint_from_another_recipe_is_refused_with_the_differences(run_di
 def test_a_run_of_an_earlier_version_without_the_newer_settings_is_continued(dropped: set[str], run_dir: Path, tmp_path: Path) -> None:
     train(run_dir, "trainer.steps=2")
     config = yaml.safe_load((run_dir / "recipe.yaml").read_text())
-    del config["stop"], config["scale"]["packing"], config["trainer"]["look_back"]
+    del config["stop"], config["scale"]["packing"], config["trainer"]["old_logprobs"]
     (run_dir / "recipe.yaml").write_text(yaml.safe_dump(config))
     saved = run_dir / "checkpoints" / "step_000002" / "state.json"
     saved.write_text(json.dumps({k: v for k, v in json.loads(saved.read_text()).items() if k not in dropped}))

@@ -40,13 +40,13 @@ RECIPES = {
         "reward.ares.window=1",
         "reward.ares.threshold=0.2",
     ],
-    "sampled": ["recipe=clipcov", "shape.clip_cov.fraction=0.05", "shape.clip_cov.low=0.1", "trainer.look_back=sampler"],
+    "sampled": ["recipe=clipcov", "shape.clip_cov.fraction=0.05", "shape.clip_cov.low=0.1", "trainer.old_logprobs=rollout"],
     "epo": ["recipe=epo", "regularize.epo.penalty=hinge"],
 }
 SHARD = "scale.shard=true"
 SHARDED = {
-    "sharded": ["recipe=clipcov", SHARD, "trainer.tokens_per_part=100"],
-    "uneven_sharded": ["recipe=reinforcepp", SHARD, "sampler.prompts=3", "trainer.minibatches=3", "trainer.tokens_per_part=100"],
+    "sharded": ["recipe=clipcov", SHARD, "trainer.max_tokens_per_microbatch=100"],
+    "uneven_sharded": ["recipe=reinforcepp", SHARD, "sampler.prompts=3", "trainer.minibatches=3", "trainer.max_tokens_per_microbatch=100"],
     "reference_sharded": ["recipe=kl", SHARD, "scale.recompute=true"],
     "copies": ["recipe=klcov", SHARD, "scale.replicas=2"],
     "probe_sharded": ["recipe=siren", SHARD],

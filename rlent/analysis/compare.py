@@ -90,7 +90,7 @@ def _settings(source: Source) -> list[str]:
         return [f"{k}={v}" for k, v in alone.items()]
     keys = {
         "model": config["model"].keys(),
-        "trainer": ("steps", "minibatches", "epochs", "tokens_per_part"),
+        "trainer": ("steps", "minibatches", "epochs", "max_tokens_per_microbatch"),
         "sampler": ("prompts", "n", "temperature", "top_p", "top_k", "max_tokens"),
     }
     lines = [f"seed={config['seed']}"]

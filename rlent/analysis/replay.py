@@ -3,7 +3,7 @@
 The loop goes once through the same trainer as in a run, without sampling and without a step of the optimizer. Live streams come from one of
 two places:
 
-* the saved step itself (`track.keep_batches`): the log-probs and entropies that its updates saw, so that ratios and clips are those of the
+* the saved step itself (`track.save_batches`): the log-probs and entropies that its updates saw, so that ratios and clips are those of the
   run. Gradients are with respect to them.
 * a model: its log-probs, entropies and probes, at its weights for all updates. Gradients of its parameters come too.
 """
@@ -179,7 +179,7 @@ class Replay:
         if isinstance(actor, SavedActor):
             actor.updates = source.saved.updates
             if source.config is not None:
-                actor.recorded = recipe["trainer"]["tokens_per_part"] == source.config["trainer"]["tokens_per_part"]
+                actor.recorded = recipe["trainer"]["max_tokens_per_microbatch"] == source.config["trainer"]["max_tokens_per_microbatch"]
 
         def text() -> Any:
             if tokenizer is None:

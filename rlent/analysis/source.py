@@ -15,6 +15,7 @@ from rlent.errors import DataError, UsageError, did_you_mean
 from rlent.policy.policy import Policy
 from rlent.ranks.world import World
 from rlent.recipe import compose as recipes
+from rlent.recipe.aliases import modern_override
 from rlent.recipe.compose import Recipe
 from rlent.runs import kept as frozen
 from rlent.runs.folder import RunFolder, weights_of
@@ -69,11 +70,11 @@ def open_kept(place: str | Path, step: int | None = None) -> Source:
         found = frozen.steps(path)
         if not found:
             raise UsageError(
-                f"'{path}' has kept no batch; train with track.keep_batches=N to keep every N-th step's. Or look at its samples with its model: "
+                f"'{path}' has kept no batch; train with track.save_batches=N to keep every N-th step's. Or look at its samples with its model: "
                 f"rlent measure {path} {path}/samples.jsonl --keep samples.safetensors"
             )
         if step is not None and step not in found:
-            raise UsageError(f"'{path}' has not kept step {step}; it has {', '.join(map(str, found))} (track.keep_batches chooses)")
+            raise UsageError(f"'{path}' has not kept step {step}; it has {', '.join(map(str, found))} (track.save_batches chooses)")
         path = found[step if step is not None else max(found)]
     elif step is not None:
         raise UsageError(f"--step chooses among the batches of a run folder, and '{place}' is one batch")
@@ -116,7 +117,8 @@ def load_model(path: str, config: Config | None = None) -> Policy:
 
 def settings_for(model: str, overrides: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> Recipe:
     """How a model looks at responses that are not of a run: in float32 on the CPU, unless overrides (`scale=gpu model.dtype=bfloat16`) say otherwise."""
-    mine = [o for o in overrides if o.lstrip("+").startswith(("model.", "scale", "sampler.temperature", "seed", "trainer.tokens_per_part"))]
+    kept = ("model.", "scale", "sampler.temperature", "seed", "trainer.max_tokens_per_microbatch")
+    mine = [o for o in (modern_override(o)[0] for o in overrides) if o.lstrip("+").startswith(kept)]
     menu = recipes.groups(config_dirs)["model"]
     picks = [f"model={model}"] if model in menu else ["model=hf", f"model.path={json.dumps(model)}"]
     return recipes.load([*picks, "model.dtype=float32", *mine], config_dirs)

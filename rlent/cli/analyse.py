@@ -47,13 +47,13 @@ def replay(
 
     For each: what it selects, clips and reweights, and where its gradient points.
 
-    `track.keep_batches=N` makes a run save every N-th step's batch with what its updates saw, so that ratios and clips are those of
+    `track.save_batches=N` makes a run save every N-th step's batch with what its updates saw, so that ratios and clips are those of
     the run. Files of verl, TRL and prime-rl are read as they are. A method that needs streams the batch lacks is skipped with the
     reason; the others are re-scored.
 
     \b
     Examples:
-      rlent train recipe=grpo track.keep_batches=10 trainer.steps=20 run.dir=outputs/mine
+      rlent train recipe=grpo track.save_batches=10 trainer.steps=20 run.dir=outputs/mine
       rlent replay outputs/mine recipe=clipcov,klcov,erc
       rlent replay outputs/mine/batches/step_000010.safetensors recipe=clipcov shape.clip_cov.fraction=0.05 --json
       rlent replay outputs/mine recipe=siren,klcov --model outputs/mine
@@ -106,7 +106,7 @@ def measure(
 
 
 def inspect(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder with saved batches (track.keep_batches), or one saved batch.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder with saved batches (track.save_batches), or one saved batch.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="OVERRIDES", show_default=False, help="Overrides of the methods' recipes.")
     ] = None,
@@ -125,7 +125,7 @@ def inspect(
 
     \b
     Examples:
-      rlent train recipe=grpo track.keep_batches=10 trainer.steps=20 run.dir=outputs/mine
+      rlent train recipe=grpo track.save_batches=10 trainer.steps=20 run.dir=outputs/mine
       rlent inspect outputs/mine --methods clipcov,klcov
       rlent inspect outputs/mine --step 10 --methods clipcov shape.clip_cov.fraction=0.05 --out step10.html
     """

@@ -71,6 +71,7 @@ def check(overrides: Overrides = None, as_json: AsJson = False, config_dirs: Con
       rlent check --config-dir my/ recipe=mine data=file data.path=problems.jsonl
     """
     from rlent.recipe import compose
+    from rlent.recipe.describe import describe
 
     recipe = compose.load(overrides or [], config_dirs or [])
     source = compose.build(recipe["data"])
@@ -90,17 +91,6 @@ def check(overrides: Overrides = None, as_json: AsJson = False, config_dirs: Con
     else:
         print("\n".join([*describe(recipe), *(f"data: {line}" for line in notes), "no problems"]))
     return 0
-
-
-def describe(recipe: Recipe) -> list[str]:
-    """What would run: differences from plain GRPO, the plan, the warnings."""
-    from rlent.recipe import compose
-
-    lines = [f"recipe {recipe.name}", "differs from plain GRPO in:"]
-    lines += [f"  {d}" for d in compose.differences(recipe.config)] or ["  nothing"]
-    lines += ["plan:"] + [f"  {line}" for line in recipe.plan.lines()]
-    lines += [f"warning: {w}" for w in recipe.warnings]
-    return lines
 
 
 def _is_here(source: Any) -> bool:

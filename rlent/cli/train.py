@@ -55,8 +55,8 @@ def train(
         from rlent.train.run import Run
 
         return _train(Run.resume(resume, found))
-    from rlent.cli.recipes import describe
     from rlent.recipe import compose
+    from rlent.recipe.describe import describe
     from rlent.runs.folder import weights_of
 
     if start_from:

@@ -69,7 +69,7 @@ class Engine(Protocol):
     def departs() -> str | None:
         """Why `sampler_logp` and `sampler_entropy` at temperature 1, uncut and without rules, are not the policy's to rounding; None: they are.
 
-        An engine without this method, or with a reason, is refused by `trainer.look_back=sampler`.
+        An engine without this method, or with a reason, is refused by `trainer.old_logprobs=rollout`.
         """
         ...
 

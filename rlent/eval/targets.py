@@ -100,7 +100,7 @@ def _target(kind: str, value: str, step: str | None, rest: Sequence[str], config
     folder = RunFolder(path)
     dirs = [*folder.about.get("config_dirs", []), *config_dirs]
     config = recipes.with_values(folder.config, rest, dirs)
-    config["trainer"]["look_back"] = "policy"  # nothing is looked back at here, so any engine will do
+    config["trainer"]["old_logprobs"] = "recompute"  # nothing needs old log-probabilities here, so any engine will do
     recipe = recipes.from_config(config, name=folder.about["name"], config_dirs=dirs)
     saved = checkpoint.steps(path / "checkpoints")
     if step is not None:

@@ -18,7 +18,8 @@ from rlent.errors import UsageError, did_you_mean
 from rlent.library.recipe import Spec, method_names, read_recipe
 from rlent.math import noise
 from rlent.math.checks import as_mask
-from rlent.recipe.mount import Node, locate, mount, options_of
+from rlent.recipe.mount import Node, locate, mount
+from rlent.recipe.option_types import options_of
 from rlent.seats import RUNNER_KEYS, SEATS
 from rlent.streams import STREAMS
 

@@ -239,7 +239,7 @@ _TABLE = [
     Metric(
         "mismatch/mean",
         "nats",
-        "mean |old_logp - sampler_logp| over tokens (with trainer.look_back=sampler, the first update's logp over its tokens)",
+        "mean |old_logp - sampler_logp| over tokens (with trainer.old_logprobs=rollout, the first update's logp over its tokens)",
         "numerical noise: 1e-6 in fp32, 1e-2 in bf16; larger: stale weights or another temperature",
     ),
     Metric("mismatch/max", "nats", "largest |old_logp - sampler_logp|", "above 1: some tokens were sampled from another distribution"),
@@ -257,7 +257,7 @@ _TABLE = [
     Metric(
         "noise/logp_max",
         "nats",
-        "largest |difference| between a token's log-probability in the first update and in the look-back pass, or with trainer.look_back=sampler in the engine",
+        "largest |difference| between a token's log-probability in the first update and in the old-logprob pass, or with trainer.old_logprobs=rollout in the engine",
         "0 in fp32 with the same parts; larger than a method's tolerance: terms like sign(logp - old_logp) act on noise",
     ),
     Metric("sampler/kept", "share", "share of drawn prompts that the sampler kept", "low: much generation is thrown away"),
@@ -640,7 +640,7 @@ _TABLE = [
     Metric("tokens/step", "tokens", "response tokens sampled in the step", "cost of a step"),
     Metric("tokens/total", "tokens", "response tokens sampled since the run began", "compare runs by this, not by steps"),
     Metric("tokens/per_second", "tokens per second", "tokens/step over seconds/step", "throughput"),
-    Metric("memory/peak", "GiB", "most accelerator memory allocated during the step", "at the card's size: lower trainer.tokens_per_part"),
+    Metric("memory/peak", "GiB", "most accelerator memory allocated during the step", "at the card's size: lower trainer.max_tokens_per_microbatch"),
 ]
 
 METRICS: dict[str, Metric] = {m.name: m for m in _TABLE}

@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import types
-import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rlent.errors import did_you_mean
-from rlent.options import Range
+from rlent.recipe.option_types import Function, check_options, coerce, options_of, positional
 from rlent.seats import AGGREGATES, RUNNER_KEYS, SCOPES, SEATS
 
+if TYPE_CHECKING:
+    from rlent.types import Config, Json, JsonObject, Stream
+
 NodeWhen = Literal["step", "minibatch", "live"]
-_TEXT_PARAMETERS = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 @dataclass
@@ -35,14 +34,14 @@ class Node:
     name: str
     path: str
     target: str
-    fn: Callable[..., Any]
+    fn: Function
     reads: tuple[str, ...]
-    options: dict[str, Any]
+    options: JsonObject
     coef: float = 1.0
     aggregate: str | None = None
     scope: str = "minibatch"
     when: NodeWhen = "step"
-    card: dict[str, Any] = field(default_factory=dict)
+    card: JsonObject = field(default_factory=dict)
     stateful: bool = False
 
     def fresh(self) -> Node:
@@ -50,7 +49,7 @@ class Node:
         fn = locate(self.target)(**self.options) if self.stateful and self.seat != "sampler" else self.fn
         return replace(self, fn=fn, options=dict(self.options))
 
-    def __call__(self, streams: Mapping[str, Any], renamed: Mapping[str, str] | None = None) -> Any:
+    def __call__(self, streams: Mapping[str, Stream], renamed: Mapping[str, str] | None = None) -> Any:
         """Call the function on streams. `renamed` feeds another stream in a stream's place (lifting)."""
         renamed = renamed or {}
         arguments = [streams[renamed.get(name, name)] for name in self.reads]
@@ -99,117 +98,48 @@ def locate(target: str) -> Any:
     raise ImportError(f"no module for '{target}' (a dotted path like 'package.module.function' is expected)")
 
 
-def mismatch(value: Any, annotation: Any) -> str | None:
-    """Why `value` is not what `annotation` accepts, or None. Integers are accepted where floats are."""
-    if annotation is inspect.Parameter.empty or annotation is Any:
-        return None
-    origin = typing.get_origin(annotation)
-    if origin is typing.Annotated:
-        base, *extras = typing.get_args(annotation)
-        wrong = mismatch(value, base)
-        if wrong is None and value is not None:
-            for extra in extras:
-                if isinstance(extra, Range) and not extra.holds(value):
-                    return f"{value!r} is outside {extra}"
-        return wrong
-    if origin in (typing.Union, types.UnionType):
-        reasons = [mismatch(value, choice) for choice in typing.get_args(annotation)]
-        return None if None in reasons else next((r for r in reasons if r and "outside" in r), reasons[0])
-    if origin is Literal:
-        accepted = typing.get_args(annotation)
-        return None if value in accepted else f"{value!r} is not one of {', '.join(map(str, accepted))}"
-    if annotation in (None, type(None)):
-        return None if value is None else f"{value!r} is not null"
-    plain = origin or annotation
-    if plain is float:
-        good = isinstance(value, int | float) and not isinstance(value, bool)
-    elif plain is int:
-        good = isinstance(value, int) and not isinstance(value, bool)
-    elif plain is Path:
-        good = isinstance(value, str | Path)
-    elif plain in (list, tuple, set, frozenset) or (inspect.isclass(plain) and issubclass(plain, typing.Sequence) and plain is not str):
-        good = isinstance(value, list | tuple)
-        if good and (kinds := typing.get_args(annotation)):
-            wrong_items = [w for w in (mismatch(item, kinds[0]) for item in value) if w]
-            return f"in {list(value)!r}, {wrong_items[0]}" if wrong_items else None
-    elif inspect.isclass(plain) and issubclass(plain, Mapping):
-        good = isinstance(value, Mapping)
-    elif plain in (bool, str):
-        good = isinstance(value, plain)
-    else:
-        return None
-    return None if good else f"{value!r} is not {'an' if plain is int else 'a'} {getattr(plain, '__name__', plain)}"
-
-
-def coerce(value: Any, annotation: Any) -> Any:
-    """A whole number where a float is meant becomes one, so that `fraction=1` and `fraction=1.0` are the same."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        if typing.get_origin(annotation) is typing.Annotated:
-            annotation = typing.get_args(annotation)[0]
-        kinds = typing.get_args(annotation) if typing.get_origin(annotation) in (typing.Union, types.UnionType) else (annotation,)
-        kinds = tuple(typing.get_args(k)[0] if typing.get_origin(k) is typing.Annotated else k for k in kinds)
-        return float(value) if float in kinds and int not in kinds else value
-    return value
-
-
-def signature(target: Callable[..., Any]) -> inspect.Signature:
-    """The signature with annotations evaluated where that is possible."""
-    try:
-        return inspect.signature(target, eval_str=True)
-    except Exception:
-        return inspect.signature(target)
-
-
-def positional(call: Callable[..., Any]) -> list[str]:
-    """Names of the positional parameters (streams), without `self`."""
-    return [p.name for p in signature(call).parameters.values() if p.kind in _TEXT_PARAMETERS and p.name != "self"]
-
-
-def options_of(call: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """Options: keyword-only parameters."""
-    return {p.name: p for p in signature(call).parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY}
-
-
-def check_options(place: str, call: Callable[..., Any], given: Mapping[str, Any], label: str) -> list[str]:
-    """Problems with the options given to a callable: unknown, missing, wrong type, out of range."""
-    known = options_of(call)
-    problems = []
-    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in signature(call).parameters.values())
-    for key, value in given.items():
-        if key not in known:
-            if not takes_any:
-                listed = ", ".join(sorted(known)) or "none"
-                problems.append(f"{place}: {label} has no option '{key}'{did_you_mean(key, known)} (options: {listed})")
-            continue
-        wrong = mismatch(value, known[key].annotation)
-        if wrong:
-            problems.append(f"{place}.{key}: {wrong} ({describe(known[key].annotation)} is accepted)")
-    for name, parameter in known.items():
-        if name not in given and parameter.default is inspect.Parameter.empty:
-            problems.append(f"{place}: {label} needs option '{name}' ({describe(parameter.annotation)}), which the recipe does not give")
-    return problems
-
-
-def describe(annotation: Any) -> str:
-    """An annotation as a person would say it."""
-    origin = typing.get_origin(annotation)
-    if origin is typing.Annotated:
-        base, *extras = typing.get_args(annotation)
-        ranges = [str(e) for e in extras if isinstance(e, Range)]
-        return f"{describe(base)} in {' and '.join(ranges)}" if ranges else describe(base)
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(describe(a) for a in typing.get_args(annotation))
-    if origin is Literal:
-        return "one of " + ", ".join(map(str, typing.get_args(annotation)))
-    if annotation in (None, type(None)):
-        return "null"
-    return "any value" if annotation is inspect.Parameter.empty else str(getattr(annotation, "__name__", annotation))
-
-
-def mount(seat: str, name: str, spec: Mapping[str, Any], problems: list[str]) -> Node | None:
+def mount(seat: str, name: str, spec: Config, problems: list[str]) -> Node | None:
     """Bind one node. Problems are appended, so that a recipe reports all of them; then the result is None."""
     path = f"{seat}.{name}" if SEATS[seat].many else seat
     target = spec.get("_target_")
+    if (fn := _function(path, target, problems)) is None:
+        return None
+    before = len(problems)
+    runner = {k: spec[k] for k in RUNNER_KEYS if k in spec}
+    _check_runner_keys(path, seat, runner, problems)
+    is_class = inspect.isclass(fn)
+    maker, call = (fn.__init__, fn.__call__) if is_class else (fn, fn)
+    known = options_of(maker)
+    given = {k: v for k, v in spec.items() if k not in RUNNER_KEYS or k in known}
+    problems.extend(check_options(path, maker, given, target))
+    reads = _streams(path, target, positional(call), runner.get("streams") or {}, problems)
+    if len(problems) > before:
+        return None
+    options = {k: coerce(v, known[k].annotation) if k in known else v for k, v in given.items()}
+    if is_class and (fn := _instance(path, target, fn, options, problems)) is None:
+        return None
+    return Node(
+        seat=seat, name=name, path=path, target=target, fn=fn, reads=reads, options=options, stateful=is_class, **_runner_values(runner)
+    )
+
+
+def _instance(path: str, target: str, made: Function, options: Config, problems: list[str]) -> Any:
+    """The object of a class with its options, or None with the reason among the problems."""
+    try:
+        return made(**options)
+    except Exception as error:
+        problems.append(f"{path}: {target} refused its options: {error}")
+        return None
+
+
+def _runner_values(given: Config) -> JsonObject:
+    """What a node's own keys set, where they are given."""
+    card = dict(given.get("card") or {})
+    return {"card": card} | {k: given[k] for k in ("coef", "aggregate", "scope") if given.get(k) is not None}
+
+
+def _function(path: str, target: Json, problems: list[str]) -> Any:
+    """The function or class that a node names, or None with the reason among the problems."""
     if not isinstance(target, str):
         problems.append(f"{path}: a node needs '_target_: package.module.function', found {target!r}")
         return None
@@ -221,49 +151,20 @@ def mount(seat: str, name: str, spec: Mapping[str, Any], problems: list[str]) ->
     if not callable(fn):
         problems.append(f"{path}: '{target}' is not a function or class")
         return None
-    before = len(problems)
-    runner = {k: spec[k] for k in RUNNER_KEYS if k in spec}
-    _check_runner_keys(path, seat, runner, problems)
-    is_class = inspect.isclass(fn)
-    maker = fn.__init__ if is_class else fn
-    given = {k: v for k, v in spec.items() if k not in RUNNER_KEYS or k in options_of(maker)}
-    problems.extend(check_options(path, maker, given, target))
-    call = fn.__call__ if is_class else fn
-    names = positional(call)
-    rename = dict(runner.get("streams") or {})
+    return fn
+
+
+def _streams(path: str, target: str, names: Sequence[str], rename: Mapping[str, str], problems: list[str]) -> tuple[str, ...]:
+    """The stream for each positional parameter: its own name, or what the node's `streams` says."""
     problems.extend(
         f"{path}.streams: {target} has no parameter '{key}'{did_you_mean(key, names)} (parameters: {', '.join(names)})"
         for key in rename
         if key not in names
     )
-    if len(problems) > before:
-        return None
-    known = options_of(maker)
-    given = {k: coerce(v, known[k].annotation) if k in known else v for k, v in given.items()}
-    if is_class:
-        try:
-            fn = fn(**given)
-        except Exception as error:
-            problems.append(f"{path}: {target} refused its options: {error}")
-            return None
-    coef = runner.get("coef", 1.0)
-    return Node(
-        seat=seat,
-        name=name,
-        path=path,
-        target=target,
-        fn=fn,
-        reads=tuple(rename.get(n, n) for n in names),
-        options=dict(given),
-        coef=1.0 if coef is None else coef,
-        aggregate=runner.get("aggregate"),
-        scope=runner.get("scope") or "minibatch",
-        card=dict(runner.get("card") or {}),
-        stateful=is_class,
-    )
+    return tuple(rename.get(n, n) for n in names)
 
 
-def _check_runner_keys(path: str, seat: str, runner: Mapping[str, Any], problems: list[str]) -> None:
+def _check_runner_keys(path: str, seat: str, runner: Config, problems: list[str]) -> None:
     coef = runner.get("coef", 1.0)
     if not isinstance(coef, int | float) or isinstance(coef, bool):
         problems.append(f"{path}.coef: {coef!r} is not a number")
@@ -273,8 +174,3 @@ def _check_runner_keys(path: str, seat: str, runner: Mapping[str, Any], problems
         value = runner.get(key)
         if value is not None and value not in accepted:
             problems.append(f"{path}.{key}: {value!r} is not one of {', '.join(accepted)}{did_you_mean(str(value), accepted)}")
-
-
-def known_names(groups: Iterable[Iterable[str]]) -> list[str]:
-    """All names of several groups, sorted, without repeats."""
-    return sorted({name for group in groups for name in group})

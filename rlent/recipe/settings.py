@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from rlent.options import Count, NonNegative, Positive, PositiveCount, Range, Share
+from rlent.options import Count, NonNegative, Positive, PositiveCount, PositiveShare, Share
 
 Seconds = Positive
 
@@ -26,9 +26,9 @@ class Trainer:
     steps: PositiveCount
     minibatches: PositiveCount
     epochs: PositiveCount
-    tokens_per_part: PositiveCount
+    max_tokens_per_microbatch: PositiveCount
     max_time: Positive | None
-    look_back: Literal["policy", "sampler"] = "policy"
+    old_logprobs: Literal["recompute", "rollout"] = "recompute"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ class Eval:
     ks: list[PositiveCount]
     problems: PositiveCount | None
     temperature: NonNegative | None
-    top_p: Annotated[float, Range(0.0, 1.0, low_open=True)] | None
+    top_p: PositiveShare | None
     top_k: Count
     max_tokens: PositiveCount | None
     seed: int
@@ -124,7 +124,7 @@ class Track:
     tensorboard: bool = False
     trackio: bool = False
     ledger: Mapping[str, Any]
-    keep_batches: Count
+    save_batches: Count
 
 
 BLOCKS: dict[str, type] = {

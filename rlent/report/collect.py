@@ -12,7 +12,8 @@ from typing import Any
 from rlent.errors import DataError, UsageError
 from rlent.eval.result import Evaluation
 from rlent.metrics.final import at_end
-from rlent.recipe.compose import contrast, flat
+from rlent.recipe.compare import contrast
+from rlent.recipe.values import flat
 from rlent.runs.folder import RunFolder
 from rlent.seats import SEATS
 from rlent.track.record import read_rows, series

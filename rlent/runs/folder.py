@@ -5,7 +5,7 @@ differences.txt    where it departs from GRPO    timings.jsonl      seconds per 
 plan.txt           forwards and statistics       samples.jsonl      sampled responses
 run.json           versions, command, seed, ids  checkpoints/       step_000050/, ...
 status.json        running, stopped, finished    model/             the exported model
-budget.jsonl       where entropy changed         batches/           kept batches (track.keep_batches)
+budget.jsonl       where entropy changed         batches/           kept batches (track.save_batches)
 data.json          what was found in the data
 """
 
@@ -25,6 +25,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from rlent import __version__
 from rlent.errors import RunExists, UsageError
+from rlent.recipe.aliases import modern_config
 from rlent.system.write import write_text
 from rlent.types import Config, Json, JsonObject
 
@@ -143,7 +144,8 @@ class RunFolder:
 
     @property
     def config(self) -> JsonObject:
-        return dict(yaml.safe_load((self.path / "recipe.yaml").read_text()))
+        """The composed recipe, under today's names of its keys."""
+        return modern_config(yaml.safe_load((self.path / "recipe.yaml").read_text()))[0]
 
     @property
     def about(self) -> JsonObject:

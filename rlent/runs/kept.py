@@ -1,6 +1,6 @@
 """Frozen batches: a step's rows and streams in one safetensors file, to inspect, to replay, or to explain a failure.
 
-Beside the batch itself, a step kept by `track.keep_batches` holds what each update saw and did. For epoch e of the step (0 with one
+Beside the batch itself, a step kept by `track.save_batches` holds what each update saw and did. For epoch e of the step (0 with one
 epoch) there are streams `update<e>:<name>`:
 
     index      [N]    which update of the step the row was in
@@ -8,7 +8,7 @@ epoch) there are streams `update<e>:<name>`:
     logp, entropy, second, <probe>   [N,T]   under the weights of that update, before it
     loss, pull, gradient, weight, gate   [N,T]   the record of that update, as the meter had it
 
-`old_logp`, `old_entropy` and `old_second` [N,T] are of the weights before the first update (the look-back's own, where one was run),
+`old_logp`, `old_entropy` and `old_second` [N,T] are of the weights before the first update (the old-logprob pass's own, where one was run),
 `after_logp` and `after_entropy` of those after the last. `second` is sum_v p_v^2 (log p_v + H), see `rlent.train.ledger`. The plain stream `kept` holds the knobs (as the
 step began, and after each turn) and the memory of the recipe's functions as the step began, so that the step can be done again.
 """
@@ -55,7 +55,7 @@ def load(path: Path) -> Batch:
             streams: dict[str, Stream] = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
             streams |= json.loads((file.metadata() or {})["streams"])
     except Exception as error:
-        raise DataError(f"{path} is not a frozen batch ({error}); `track.keep_batches` makes them") from error
+        raise DataError(f"{path} is not a frozen batch ({error}); `track.save_batches` makes them") from error
     row = streams.pop("row", torch.arange(len(streams["mask"])))
     return Batch(streams, row)
 

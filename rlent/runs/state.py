@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 
+from rlent.recipe.aliases import modern_lines
 from rlent.types import Json, JsonObject
 
 
 @dataclass(frozen=True, slots=True)
 class RecipeMark:
-    """Which recipe a checkpoint is of: its name, and its differences from plain GRPO without what a resumed run may change."""
+    """Which recipe a checkpoint is of: its name, and its differences from plain GRPO without what a resumed run may change,
+    under today's names of the keys."""
 
     name: str
     differences: list[str]
@@ -57,5 +59,5 @@ class TrainingState:
         if lacks:
             raise KeyError(f"no {', '.join(lacks)}")
         mark = saved.get("recipe")
-        recipe = RecipeMark(str(mark["name"]), list(mark["differences"])) if mark else None
+        recipe = RecipeMark(str(mark["name"]), modern_lines(mark["differences"])) if mark else None
         return TrainingState(**found, recipe=recipe, more={k: v for k, v in saved.items() if k not in known | {"recipe"}})

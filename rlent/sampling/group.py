@@ -5,14 +5,14 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from rlent.engine.base import Engine, Weights
 from rlent.errors import StarvedSampler
-from rlent.options import Count, Positive, PositiveCount, Range
+from rlent.options import Count, Positive, PositiveCount, PositiveShare
 from rlent.ranks.world import World, merge
 from rlent.recipe.mount import Node
 from rlent.sampling.draw import Decoding, Responses, problem_key, respond
@@ -57,7 +57,7 @@ class GroupSampler:
     Its fields are its options. A sampler that builds on it is a dataclass of keywords, too, and has these options beside its own.
 
     `faithful` says that every row is drawn from the policy as it is, at `temperature`, so that `sampler_logp` and `sampler_entropy`
-    are the policy's (`trainer.look_back=sampler`). It is not inherited. `brings` names the sources of the rows that it adds to the policy's.
+    are the policy's (`trainer.old_logprobs=rollout`). It is not inherited. `brings` names the sources of the rows that it adds to the policy's.
     """
 
     faithful: ClassVar = True
@@ -66,7 +66,7 @@ class GroupSampler:
     prompts: PositiveCount
     n: PositiveCount
     temperature: Positive
-    top_p: Annotated[float, Range(0.0, 1.0, low_open=True)]
+    top_p: PositiveShare
     top_k: Count
     max_tokens: PositiveCount
     keep: Node | None

@@ -42,7 +42,7 @@ QUICK = Settings(
     n=8,
     k=8,
     problems=32,
-    overrides=("sampler.prompts=4", "sampler.n=8", "trainer.minibatches=2", "track.ledger.rows=4", "track.keep_batches=0"),
+    overrides=("sampler.prompts=4", "sampler.n=8", "trainer.minibatches=2", "track.ledger.rows=4", "track.save_batches=0"),
 )
 
 

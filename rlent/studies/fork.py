@@ -20,6 +20,7 @@ from pathlib import Path
 from rlent.errors import CheckpointError, RecipeError, RunExists, UsageError
 from rlent.ranks import launch
 from rlent.recipe import compose as recipes
+from rlent.recipe.compare import contrast, differences, identity
 from rlent.recipe.compose import Recipe
 from rlent.runs import checkpoint
 from rlent.runs.folder import RunFolder
@@ -198,7 +199,7 @@ def _compose(parent: Parent, at: int, asked: list[str], name: str, folder: Path,
     if problems:
         raise RecipeError(problems)
     branch = Branch(name, folder, recipe, dropped=dropped)
-    branch.changed = recipes.contrast(parent.config, recipe.config)
+    branch.changed = contrast(parent.config, recipe.config)
     branch.fresh = [path for path, target in _stateful(recipe).items() if _targets(parent.config).get(path) != target]
     return branch
 
@@ -248,9 +249,9 @@ def _cuts(
         problems.append(f"--by-microbatch: {recipe.name} has no function that reads a whole mini-batch, so a micro-batch cannot change it")
     options = [f"{n.path}.{k}={v}" for n in whole for k, v in (n.card.get("by_part") or {}).items()]
     for tokens in by_part:
-        size = [f"trainer.tokens_per_part={tokens}", *options]
+        size = [f"trainer.max_tokens_per_microbatch={tokens}", *options]
         yield (tokens, "minibatch"), size
-        yield (tokens, "part"), [*size, *(f"+{n.path}.scope=part" for n in whole)]
+        yield (tokens, "part"), [*size, *(f"+{n.path}.scope=microbatch" for n in whole)]
 
 
 def _targets(config: Config) -> dict[str, str]:
@@ -338,7 +339,7 @@ def make(branch: Branch, parent: Parent, at: int) -> None:
         },
     }
     recipe = branch.recipe
-    folder.describe(config=recipe.config, differences=recipes.differences(recipe.config), plan=recipe.plan.lines(), about=about)
+    folder.describe(config=recipe.config, differences=differences(recipe.config), plan=recipe.plan.lines(), about=about)
     about = {**folder.about, "resume": RunFolder(final).resume_command}
     folder.write("run.json", json.dumps(about, indent=1))
     folder.status("stopped", at, f"forked from {parent.path}")
@@ -358,7 +359,7 @@ def state_for(branch: Branch, parent: Parent, state: TrainingState) -> TrainingS
     known = branch.recipe.plan.knobs()
     return replace(
         state,
-        recipe=RecipeMark(branch.recipe.name, recipes.identity(branch.recipe.config)),
+        recipe=RecipeMark(branch.recipe.name, identity(branch.recipe.config)),
         functions={path: memory for path, memory in state.functions.items() if path in same},
         knobs={k: v for k, v in state.knobs.items() if k in known} if controllers[0] == controllers[1] else {},
         policy={**state.policy, "count": state.policy["count"] * _updates(branch.recipe.config) // _updates(parent.config)},

@@ -10,19 +10,21 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path
+from hydra import main
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
 from rlent.errors import RecipeError, UsageError
 from rlent.ranks import launch
-from rlent.recipe import experiment
-from rlent.recipe.compose import load, parse, recipes_dir
+from rlent.recipe import aliases, experiment
+from rlent.recipe.compose import load
+from rlent.recipe.values import parse
+from rlent.system.paths import recipes_dir
 
 _LONGEST = 160  # letters of a folder's name; file systems take 255
 JOBS = "jobs.json"  # in the sweep's folder: the name and the arguments of each job
@@ -50,45 +52,79 @@ def run(overrides: Sequence[str], config_dirs: Sequence[str] = (), *, dry_run: b
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError("-m starts its jobs itself and cannot run under torchrun; use one torchrun for each run, or scale=gpus8")
-    plain = [o for o in overrides if not _is_hydra(parse([o])[0].key_or_group)]
-    if name := experiment.named(plain):
-        listed = [(job_name(job.own, []), job.overrides) for job in experiment.expand(name, plain, config_dirs)]
-    else:
-        fixed = [o.input_line or "" for o in parse(plain) if not o.is_sweep_override()]
-        listed = [(job_name(job, fixed), job) for job in jobs(plain)]
-    problems: list[str] = []
-    for name, job in listed:
-        try:
-            load(job, config_dirs)
-        except RecipeError as error:
-            problems.extend(f"{name}: {p}" for p in error.problems)
-    names = [name for name, _ in listed]
-    problems.extend(f"{name}: two jobs have this name; a sweep's values must differ" for name in names if names.count(name) > 1)
-    if problems:
-        raise RecipeError(problems)
+    hydra = [o for o in overrides if _is_hydra(parse([o])[0].key_or_group)]
+    listed = _listed([o for o in overrides if o not in hydra], config_dirs)
+    _check(listed, config_dirs)
     folder = sweep_dir(overrides)
+    for note in aliases.notes(overrides):
+        print(f"warning: {note}")
     print(f"{len(listed)} jobs in {folder}")
-    for name in names:
-        print(f"  {name}  {state(folder / name)}")
+    _print_states(folder, listed)
     if dry_run:
         return 0
     folder.mkdir(parents=True, exist_ok=True)
     dirs = [argument for d in config_dirs for argument in ("--config-dir", str(Path(d).resolve()))]
-    (folder / JOBS).write_text(json.dumps([{"name": name, "arguments": [*dirs, *job]} for name, job in listed], indent=1))
-    os.environ[_ENV_DIR] = str(folder.resolve())
-    hydra = [o for o in overrides if _is_hydra(parse([o])[0].key_or_group)]
-    quiet = ["hydra.output_subdir=null", "hydra/job_logging=disabled", "hydra/hydra_logging=disabled", "hydra.sweep.subdir=."]
-    own = [] if any(o.startswith("hydra.sweep.dir") for o in hydra) else [f"hydra.sweep.dir={_quote(str(folder))}"]
-    search = create_config_search_path(str(recipes_dir().resolve()))
-    numbers = f"++{_NUMBER}={','.join(map(str, range(len(listed))))}"
-    GlobalHydra.instance().clear()
-    Hydra.create_main_hydra2("rlent", search).multirun("config", _job, [*quiet, *own, *hydra, numbers], with_log_configuration=False)
-    states = {name: state(folder / name) for name in names}
-    print("\n".join(f"  {name}  {s}" for name, s in states.items()))
-    if any(s != "finished" for s in states.values()):
+    (folder / JOBS).write_text(json.dumps([{"name": name, "arguments": [*dirs, *job]} for name, job in listed.items()], indent=1))
+    _multirun(folder, len(listed), hydra)
+    if _print_states(folder, listed) != {"finished"}:
         return 1
     print(f"compare: rlent report {folder} -o report.html")
     return 0
+
+
+def _print_states(folder: Path, names: Iterable[str]) -> set[str]:
+    """Print each job's name and state; the states that there are."""
+    states = {name: state(folder / name) for name in names}
+    print("\n".join(f"  {name}  {s}" for name, s in states.items()))
+    return set(states.values())
+
+
+def _listed(plain: Sequence[str], config_dirs: Sequence[str]) -> dict[str, list[str]]:
+    """The overrides of each job by its name.
+
+    Raises:
+        RecipeError: two jobs of one name.
+    """
+    if name := experiment.named(plain):
+        found = [(job_name(job.own, []), job.overrides) for job in experiment.expand(name, plain, config_dirs)]
+    else:
+        fixed = [o.input_line or "" for o in parse(plain) if not o.is_sweep_override()]
+        found = [(job_name(job, fixed), job) for job in jobs(plain)]
+    names = [name for name, _ in found]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise RecipeError([f"{name}: two jobs have this name; a sweep's values must differ" for name in twice])
+    return dict(found)
+
+
+def _check(listed: Mapping[str, Sequence[str]], config_dirs: Sequence[str]) -> None:
+    """Compose every job.
+
+    Raises:
+        RecipeError: with the problems of all.
+    """
+    problems: list[str] = []
+    for name, job in listed.items():
+        try:
+            load(job, config_dirs)
+        except RecipeError as error:
+            problems.extend(f"{name}: {p}" for p in error.problems)
+    if problems:
+        raise RecipeError(problems)
+
+
+def _multirun(folder: Path, count: int, hydra: Sequence[str]) -> None:
+    """Start the jobs by Hydra's launcher: one number for each, `_job` looks up the rest. Hydra's own main reads the arguments from `sys.argv`."""
+    quiet = ["hydra.output_subdir=null", "hydra/job_logging=disabled", "hydra/hydra_logging=disabled", "hydra.sweep.subdir=."]
+    own = [] if any(o.startswith("hydra.sweep.dir") for o in hydra) else [f"hydra.sweep.dir={_quote(str(folder))}"]
+    numbers = f"++{_NUMBER}={','.join(map(str, range(count)))}"
+    os.environ[_ENV_DIR] = str(folder.resolve())
+    GlobalHydra.instance().clear()
+    given = sys.argv
+    sys.argv = ["rlent", "--multirun", *quiet, *own, *hydra, numbers]
+    try:
+        main(version_base="1.3", config_path=str(recipes_dir().resolve()), config_name="config")(_job)()
+    finally:
+        sys.argv = given
 
 
 def sweep_dir(overrides: Sequence[str]) -> Path:

@@ -196,7 +196,7 @@ class Actor:
         lacks = "sampler_entropy" not in batch
         if lacks or "own" in batch or set(batch["source"]) - {"policy"}:
             why = "the engine gave no entropies" if lacks else "the step has rows that were not drawn from the policy as it is"
-            raise UsageError(f"trainer.look_back is sampler, and {why}; policy is accepted")
+            raise UsageError(f"trainer.old_logprobs is rollout, and {why}; recompute is accepted")
         dtype = torch.promote_types(self.model.compute, torch.float32)
         return batch.with_(**{f"old_{k}": batch[f"sampler_{k}"].to(dtype) for k in ("logp", "entropy")})
 

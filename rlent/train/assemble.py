@@ -61,7 +61,7 @@ def make_actor(
         temperature=float(recipe["sampler"]["temperature"]),
         minibatches=int(trainer["minibatches"]),
         epochs=int(trainer["epochs"]),
-        tokens_per_part=int(trainer["tokens_per_part"]),
+        tokens_per_part=int(trainer["max_tokens_per_microbatch"]),
         seed=int(recipe["seed"]),
     )
 

@@ -57,7 +57,7 @@ class Objective:
             ones = torch.ones_like(batch["adv"])
             batch = batch.with_(weight=ones, gate=ones.bool(), loss_mask=batch["mask"] & batch["train"][:, None])
         lifted = self.plan.of("shape", "live") if at == "minibatch" and self.plan.lifted else []
-        nodes = [n for n in self.plan.nodes["shape"] if (n.when == at and n.scope != "part") or n in lifted]
+        nodes = [n for n in self.plan.nodes["shape"] if (n.when == at and n.scope != "microbatch") or n in lifted]
         if at == "minibatch" and self.plan.pull and any("now_pull" in n.reads for n in self._whole_nodes()):
             batch = batch.with_(now_pull=self._pull(batch))
         for node in nodes:
@@ -66,7 +66,7 @@ class Objective:
         return batch
 
     def _whole_nodes(self) -> list[Node]:
-        return [n for members in self.plan.nodes.values() for n in members if n.scope != "part"]
+        return [n for members in self.plan.nodes.values() for n in members if n.scope != "microbatch"]
 
     def _merge_shape(self, node: Node, batch: Batch, found: Mapping[str, Stream], live: bool = False) -> Batch:
         changed: dict[str, Stream] = {}
@@ -92,7 +92,7 @@ class Objective:
                 if live:
                     raise RlentError(
                         f"{node.path} changes the mask inside the update, where denominators are already fixed; "
-                        + ("with scope=part let it return a weight" if node.scope == "part" else "let it read now_ streams instead")
+                        + ("with scope=microbatch let it return a weight" if node.scope == "microbatch" else "let it read now_ streams instead")
                     )
                 changed["loss_mask"] = batch["loss_mask"] & value.bool()
                 effect = effect | (changed["loss_mask"] != batch["loss_mask"])
@@ -114,7 +114,7 @@ class Objective:
         dtype = minibatch["adv"].dtype
         coef = coefficients(loss_mask, self.aggregate, rows=rows, tokens=tokens, length=self.length, dtype=dtype)
         scale = Scale(coef, minibatch.row, rows, tokens, all_rows, all_tokens, every)
-        nodes = [n for n in (*self.plan.of("loss", "minibatch"), *self.plan.of("regularize", "minibatch")) if n.scope != "part"]
+        nodes = [n for n in (*self.plan.of("loss", "minibatch"), *self.plan.of("regularize", "minibatch")) if n.scope != "microbatch"]
         if not nodes:
             return minibatch, scale
         names = ["adv", "weight", "gate", "loss_mask", "train", "coef", "problem_key", "sample", "seed", "step"]
@@ -211,7 +211,7 @@ class Objective:
         value = torch.zeros((), dtype=coef.dtype)
         node = self.plan.loss
         with torch.enable_grad():
-            if node is not None and (node.when != "minibatch" or node.scope == "part"):
+            if node is not None and (node.when != "minibatch" or node.scope == "microbatch"):
                 matrix = _masked(node(View(part, node, _seen(node, leaves), index)), part["mask"])
                 made["pull"] = -torch.stack([_gradient(matrix.sum(), leaves[x]) for x in self._pulled]).sum(0)
                 made["loss"] = matrix.detach()
@@ -222,7 +222,7 @@ class Objective:
             elif scale.whole.matrix is not None and scale.whole.pull is not None:
                 made["loss"], made["pull"] = (x[at][:, : part.width] for x in (scale.whole.matrix, scale.whole.pull))
             for reg in self.plan.nodes["regularize"]:
-                if reg.when == "minibatch" and reg.scope != "part":
+                if reg.when == "minibatch" and reg.scope != "microbatch":
                     continue
                 share, streams = self._regularizer(reg, reg(View(part, reg, _seen(reg, leaves), index)), part, scale, live=True)
                 made |= streams
@@ -246,9 +246,9 @@ class Objective:
         for node in self.plan.nodes["shape"]:
             if self.plan.lifted and node.when == "live":
                 continue
-            if node.when == "live" or node.scope == "part":
+            if node.when == "live" or node.scope == "microbatch":
                 streams: dict[str, Tensor] = {k: v.detach() for k, v in leaves.items()}
-                if node.scope == "part":
+                if node.scope == "microbatch":
                     streams |= {f"now_{k}": v for k, v in streams.items()}
                     if "now_pull" in node.reads:
                         streams["now_pull"] = self._live_pull(part, leaves, index)
@@ -275,7 +275,7 @@ class Objective:
 
 def _seen(node: Node, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Live streams as a node of a part reads them: with `scope: part` under their `now_*` names, too."""
-    return {**leaves, **({f"now_{k}": v for k, v in leaves.items()} if node.scope == "part" else {})}
+    return {**leaves, **({f"now_{k}": v for k, v in leaves.items()} if node.scope == "microbatch" else {})}
 
 
 def _masked(matrix: Tensor, mask: Tensor) -> Tensor:

@@ -18,7 +18,8 @@ from rlent.data.findings import Findings
 from rlent.engine.make import make_engine
 from rlent.errors import CheckpointError, EngineError, NonFinite, RlentError, UsageError
 from rlent.ranks.world import World, merge
-from rlent.recipe.compose import Recipe, build, differences, from_config, identity
+from rlent.recipe.compare import differences, identity
+from rlent.recipe.compose import Recipe, build, from_config
 from rlent.recipe.knobs import Knobs
 from rlent.runs import checkpoint
 from rlent.runs import kept as saved
@@ -81,7 +82,7 @@ class Run:
             folder.path,
             run_id=run_id,
             enabled=world.leads,
-            **{k: v for k, v in config["track"].items() if k not in ("ledger", "keep_batches")},
+            **{k: v for k, v in config["track"].items() if k not in ("ledger", "save_batches")},
         )
         self.knobs = Knobs(plan.knobs())
         self.trainer = Trainer(
@@ -246,7 +247,7 @@ class Run:
                 f"step {step.number}: the engine holds the weights of step {self.engine.version}, and the policy is at step {self.done}; its `load` "
                 "was not called or did not take them, and what it samples would be another model's"
             )
-        every = int(self.recipe["track"]["keep_batches"])
+        every = int(self.recipe["track"]["save_batches"])
         if every > 0 and step.number % every == 0:
             step.kept = saved.Kept(self.trainer.memory(), self.knobs.turned)
 

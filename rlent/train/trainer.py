@@ -166,7 +166,7 @@ class Trainer:
     def _halved(self, step: Step, rows: int) -> None:
         """A part of `rows` rows did not fit: say so the first time, count it, and cut smaller from the next step on."""
         if not self.actor.halved:
-            self.say(f"step {step.number}: a part of {rows} rows did not fit in memory and was halved; lower trainer.tokens_per_part")
+            self.say(f"step {step.number}: a part of {rows} rows did not fit in memory and was halved; lower trainer.max_tokens_per_microbatch")
         self.actor.halved += 1
         step.note("update/halved", self.actor.halved)
 

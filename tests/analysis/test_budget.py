@@ -33,7 +33,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "optim.lr=5e-4",
         "checkpoint.every=3",
         "checkpoint.keep=9",
-        "track.keep_batches=6",
+        "track.save_batches=6",
     ]
     return train(folder, "recipe=grpo", f"trainer.steps={STEPS}", *more)
 

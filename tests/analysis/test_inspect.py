@@ -26,7 +26,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("inspect") / "run"
     more = [
         "trainer.steps=2",
-        "track.keep_batches=2",
+        "track.save_batches=2",
         "sampler.n=16",
         "sampler.max_tokens=16",
         "shape.clip_cov.fraction=0.1",

@@ -20,7 +20,7 @@ def sampled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         tmp_path_factory.mktemp("measure") / "run",
         "recipe=grpo",
         "trainer.steps=1",
-        "track.keep_batches=1",
+        "track.save_batches=1",
         "sampler.n=8",
         "sampler.max_tokens=12",
     )

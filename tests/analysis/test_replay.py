@@ -28,7 +28,7 @@ OWN = {
     "siren": ["recipe=siren"],
     "steer": ["recipe=steer", "shape.steer.least=0.3"],
     "entropybonus": ["recipe=entropybonus", "regularize.entropy.coef=0.05"],
-    "erc": ["recipe=erc", "trainer.tokens_per_part=45"],
+    "erc": ["recipe=erc", "trainer.max_tokens_per_microbatch=45"],
     "kl": ["recipe=kl", "regularize.kl.coef=0.2"],
     "aent": ["recipe=aent"],
     "one update": ["recipe=grpo", "trainer.minibatches=1"],
@@ -38,7 +38,7 @@ OWN = {
 
 @pytest.mark.parametrize("name", OWN)
 def test_a_replayed_step_gives_the_loss_pull_and_metrics_that_the_run_had(name: str, run_dir: Path) -> None:
-    train(run_dir, *OWN[name], "trainer.steps=3", "track.keep_batches=1", "optim.lr=1e-3", "sampler.n=8")
+    train(run_dir, *OWN[name], "trainer.steps=3", "track.save_batches=1", "optim.lr=1e-3", "sampler.n=8")
     for number, theirs in enumerate(rows(run_dir), 1):
         source = open_kept(run_dir, number)
         replayed = Replay(from_config(source.config, name=source.name), source)
@@ -65,7 +65,7 @@ def assert_same_records(replayed: Replay, source: Source) -> None:
 
 @pytest.mark.slow
 def test_a_step_of_two_ranks_is_kept_whole_and_replayed_in_one_process(run_dir: Path) -> None:
-    more = ["sampler.prompts=6", "sampler.n=16", "sampler.max_tokens=16", "model.dtype=float64", "trainer.steps=2", "track.keep_batches=2"]
+    more = ["sampler.prompts=6", "sampler.n=16", "sampler.max_tokens=16", "model.dtype=float64", "trainer.steps=2", "track.save_batches=2"]
     rlent("train", *SMALL, *OWN["clipcov"], *more, "scale.ranks=2", f"run.dir={run_dir}")
     source, theirs = open_kept(run_dir), rows(run_dir)[1]
     assert len(source.batch) == 96 and theirs["pull/abs"] > 0
@@ -78,9 +78,9 @@ def test_a_step_of_two_ranks_is_kept_whole_and_replayed_in_one_process(run_dir: 
 
 
 def test_keeping_batches_changes_no_number_of_the_run(tmp_path: Path) -> None:
-    common = ["recipe=siren", "trainer.steps=3", "trainer.tokens_per_part=45"]
+    common = ["recipe=siren", "trainer.steps=3", "trainer.max_tokens_per_microbatch=45"]
     plain = train(tmp_path / "plain", *common)
-    kept = train(tmp_path / "kept", *common, "track.keep_batches=1")
+    kept = train(tmp_path / "kept", *common, "track.save_batches=1")
     assert (plain / "metrics.jsonl").read_bytes() == (kept / "metrics.jsonl").read_bytes()
     assert (plain / "model" / "model.safetensors").read_bytes() == (kept / "model" / "model.safetensors").read_bytes()
     assert list(frozen.steps(kept)) == [1, 2, 3]
@@ -94,7 +94,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder,
         "recipe=grpo",
         "trainer.steps=4",
-        "track.keep_batches=2",
+        "track.save_batches=2",
         "sampler.n=16",
         "optim.lr=4e-4",
         "sampler.max_tokens=16",
@@ -142,7 +142,7 @@ def test_d1_of_a_replay_is_what_the_ledger_logged(tmp_path: Path) -> None:
         tmp_path / "run",
         "recipe=grpo",
         "trainer.steps=2",
-        "track.keep_batches=2",
+        "track.save_batches=2",
         "track.ledger.rows=1000",
         "sampler.n=16",
         "sampler.prompts=6",
@@ -181,7 +181,7 @@ def test_the_weights_of_the_step_s_beginning_give_the_gradient_the_run_had(tmp_p
         "recipe=clipcov",
         "trainer.steps=1",
         "trainer.minibatches=1",
-        "track.keep_batches=1",
+        "track.save_batches=1",
         "sampler.n=8",
         "shape.clip_cov.fraction=0.02",
         "shape.clip_cov.low=0",
@@ -207,7 +207,7 @@ def test_wrong_input_is_explained(kept: Path, tmp_path: Path) -> None:
         commands.replay(str(tmp_path / "nowhere"), ["recipe=grpo"])
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(UsageError, match="track.keep_batches=N"):
+    with pytest.raises(UsageError, match="track.save_batches=N"):
         commands.replay(str(empty), ["recipe=grpo"])
     with pytest.raises(UsageError, match="other minibatches"):
         commands.replay(str(kept), ["recipe=klcov", "trainer.minibatches=4"])

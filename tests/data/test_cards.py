@@ -12,7 +12,7 @@ import yaml
 from rlent.data.files import HubData
 from rlent.data.templates import TEMPLATES
 from rlent.recipe import compose as recipes
-from rlent.recipe.mount import options_of
+from rlent.recipe.option_types import options_of
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "data"
 CARDS = (

@@ -34,7 +34,7 @@ def test_only_tokens_above_the_threshold_are_pushed_and_whatever_the_sign_of_the
 
 def test_a_sequence_mean_counts_responses_without_a_confident_token():
     from rlent.recipe.mount import mount
-    from rlent.recipe.plan import Plan
+    from rlent.recipe.planning import make_plan
     from rlent.seats import SEATS
     from rlent.train.objective import Objective
     from rlent.types import Batch
@@ -42,7 +42,7 @@ def test_a_sequence_mean_counts_responses_without_a_confident_token():
     node = mount(
         "regularize", "entropic", {"_target_": "rlent.methods.entropic.confident_push", "threshold": 0.95, "clamp": None, "coef": 1.0}, []
     )
-    plan = Plan.make({**{seat: [] for seat in SEATS}, "regularize": [node]}, {}, [])
+    plan, _ = make_plan({**{seat: [] for seat in SEATS}, "regularize": [node]}, {})
     logp = torch.tensor([[0.99, 0.99], [0.5, 0.5], [0.5, 0.5]], dtype=torch.float64).log()
     rows, mask = torch.ones(3).bool(), torch.tensor([[1, 1], [1, 1], [0, 0]]).bool()
     batch = Batch(

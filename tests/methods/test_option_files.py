@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from rlent.metrics.definitions import explain
-from rlent.recipe.mount import check_options, locate, options_of, positional
+from rlent.recipe.mount import locate
+from rlent.recipe.option_types import check_options, options_of, positional
 from rlent.seats import RUNNER_KEYS, SEATS
 from rlent.streams import DRIVER, RULE, STREAMS
 from rlent.verify.compare import states

@@ -29,7 +29,7 @@ def kept(folder: Path) -> tuple[Batch, torch.Tensor]:
 
 
 def test_every_group_has_the_solution_of_its_problem_as_the_policy_would_write_it(run_dir: Path) -> None:
-    batch, demo = kept(train(run_dir, "recipe=srft", *WIDE, "trainer.steps=1", "track.keep_batches=1"))
+    batch, demo = kept(train(run_dir, "recipe=srft", *WIDE, "trainer.steps=1", "track.save_batches=1"))
     tokenizer, _ = load_tokenizer("tiny")
     assert batch["group"].tolist() == [0] * 4 + [1] * 4 + [2] * 4 + [3] * 4 + [0, 1, 2, 3]
     for i in demo.nonzero()[:, 0].tolist():
@@ -113,7 +113,7 @@ def test_what_is_too_long_or_refused_or_missing_is_left_out_and_counted(tmp_path
     texts = [{"trace": "1+1+2"}, {"trace": "2+2+2"}, {"trace": "(((3)+((1)))+(2))"}, {}]
     path = lines(tmp_path / "set.jsonl", *texts)
     options = ["recipe=srft", f"data.path={path}", "sampler.field=trace", "sampler.missing=skip", "data.held_out_size=0", "trainer.steps=1"]
-    run = train(tmp_path / "drop", *options, "track.keep_batches=1")
+    run = train(tmp_path / "drop", *options, "track.save_batches=1")
     (found,) = rows(run)
     assert [found[f"demo/{k}"] for k in ("count", "refused", "long", "missing")] == [1, 1, 1, 1]
     batch, demo = kept(run)
@@ -135,7 +135,7 @@ def test_a_set_without_demonstrations_stops_before_anything_is_loaded(tmp_path: 
 def test_the_filter_judges_the_policy_s_responses_and_only_kept_groups_get_demonstrations(run_dir: Path) -> None:
     keep = "{_target_:rlent.methods.dapo.keep_mixed,tolerance:0.0,keep_single:true}"
     batch, demo = kept(
-        train(run_dir, "recipe=srft", f"sampler.keep={keep}", "sampler.n=8", *WIDE, "trainer.steps=1", "track.keep_batches=1")
+        train(run_dir, "recipe=srft", f"sampler.keep={keep}", "sampler.n=8", *WIDE, "trainer.steps=1", "track.save_batches=1")
     )
     groups = batch["group"]
     assert len(set(groups[~demo].tolist())) == 4 and sorted(groups[demo].tolist()) == sorted(set(groups[~demo].tolist()))
@@ -152,14 +152,14 @@ def test_a_thought_that_the_prompt_has_opened_is_not_opened_again_and_the_answer
     path = lines(tmp_path / "set.jsonl", {"trace": "<think>1+1+2Question:7"})
     options = [f"data.path={path}", "sampler.field=trace", "data.held_out_size=0", "data.template=opened", "sampler.prompts=1"]
     batch, demo = kept(
-        train(run_dir, "recipe=srft", *options, "sampler.max_tokens=24", "trainer.minibatches=1", "trainer.steps=1", "track.keep_batches=1")
+        train(run_dir, "recipe=srft", *options, "sampler.max_tokens=24", "trainer.minibatches=1", "trainer.steps=1", "track.save_batches=1")
     )
     assert [r for r, d in zip(batch["response"], demo.tolist(), strict=True) if d] == ["1+1+2"]
     assert bool(batch["correct"][demo].all())
 
 
 def test_a_page_of_the_step_marks_demonstrations_and_gives_the_entropy_of_what_was_drawn(run_dir: Path, tmp_path: Path) -> None:
-    train(run_dir, "recipe=srft", *WIDE, "trainer.steps=1", "track.keep_batches=1")
+    train(run_dir, "recipe=srft", *WIDE, "trainer.steps=1", "track.save_batches=1")
     (found,) = rows(run_dir)
     assert commands.inspect(str(run_dir), out=str(tmp_path / "page.html")) == 0
     page = (tmp_path / "page.html").read_text()

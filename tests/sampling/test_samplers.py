@@ -57,7 +57,7 @@ def test_a_response_ends_at_every_token_that_ends_one_in_evaluation() -> None:
 
 
 def test_what_decode_functions_say_of_the_tempered_rows_is_kept_too(run_dir: Path) -> None:
-    train(run_dir, "recipe=aepo", "decode=[edt]", "trainer.steps=1", "track.keep_batches=1", "sampler.share=0.5")
+    train(run_dir, "recipe=aepo", "decode=[edt]", "trainer.steps=1", "track.save_batches=1", "sampler.share=0.5")
     batch = frozen.load(frozen.steps(run_dir)[1])
     heat = batch["edt_temperature"][torch.tensor([s == "tempered" for s in batch["source"]])]
     assert len(heat) == 2 * 4 and bool((heat[:, 0] > 0).all())

@@ -384,11 +384,11 @@ def test_option_files_fit_the_tracker_and_explain_every_option(tmp_path, name):
     text = (ROOT / "recipes" / "track" / f"{name}.yaml").read_text()
     options = yaml.safe_load(text)
     assert set(options) == {
-        *("mode", "project", "entity", "group", "tags", "samples_every", "samples", "console", "ledger", "keep_batches"),
+        *("mode", "project", "entity", "group", "tags", "samples_every", "samples", "console", "ledger", "save_batches"),
         *("tensorboard", "trackio"),
     }
     assert isinstance(options["ledger"]["rows"], int) and options["console"] in ("auto", "off")
-    Tracker(tmp_path, **{k: v for k, v in options.items() if k not in ("ledger", "keep_batches")})
+    Tracker(tmp_path, **{k: v for k, v in options.items() if k not in ("ledger", "save_batches")})
     bare = [t for t in text.splitlines() if not t.startswith("#") and not t.startswith("ledger:") and "  # " not in t]
     assert bare == []
 
