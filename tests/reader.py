@@ -40,7 +40,7 @@ EVALUATED = ["eval.every=1", "trainer.steps=6"]
 
 SMALLER = {
     "--at": "1",
-    "--by-part": "64",
+    "--by-microbatch": "64",
     "--pass-at-k": "2",
     "--problems": "4",
 }
