@@ -13,8 +13,7 @@ from runs import lines, rlent, rows, started, train, wait_for
 from rlent.cli import commands
 from rlent.errors import CheckpointError, RecipeError, RunExists, UsageError
 from rlent.runs import checkpoint
-from rlent.studies import by_part as artefact
-from rlent.studies import fork
+from rlent.studies import fork, microbatch
 from rlent.studies.fork import Parent
 from rlent.train.objective import Objective
 
@@ -176,9 +175,9 @@ def test_pairs_and_noise_are_worked_out_from_the_records(tmp_path: Path) -> None
         ("m", 64, "part"): run("b", 0.40, 0.3),
         ("m", 128, "minibatch"): run("c", 0.52, 0.1),
     }
-    (pair,) = artefact.measure(runs, at=1)
+    (pair,) = microbatch.measure(runs, at=1)
     assert pair.acts == (0.1, 0.3) and pair.entropy == pytest.approx((0.5, 0.4)) and pair.noise == pytest.approx(0.02)
-    assert "0.500 -> 0.400  -0.100  0.020" in "\n".join(artefact.lines([pair]))
+    assert "0.500 -> 0.400  -0.100  0.020" in "\n".join(microbatch.lines([pair]))
 
 
 @pytest.mark.parametrize(

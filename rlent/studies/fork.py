@@ -25,8 +25,7 @@ from rlent.recipe.compose import Recipe
 from rlent.runs import checkpoint
 from rlent.runs.folder import RunFolder
 from rlent.runs.state import RecipeMark, TrainingState
-from rlent.studies import by_part as artefact
-from rlent.studies import sweep
+from rlent.studies import microbatch, sweep
 from rlent.track.record import read_rows
 from rlent.track.tracker import BUDGET, METRICS, SAMPLES, TIMINGS
 from rlent.types import Config, JsonObject
@@ -140,9 +139,9 @@ def main(
     states = {branch.name: sweep.state(branch.folder) for branch in branches}
     print("\n".join(f"  {name}  {state}" for name, state in states.items()))
     if by_part:
-        pairs = artefact.measure({b.cut: b.folder for b in branches if b.cut}, at)
-        print("\n".join(artefact.lines(pairs)))
-        artefact.write(pairs, home / "artefact.json")
+        pairs = microbatch.measure({b.cut: b.folder for b in branches if b.cut}, at)
+        print("\n".join(microbatch.lines(pairs)))
+        microbatch.write(pairs, home / "artefact.json")
     finished = all(state == "finished" for state in states.values())
     if finished:
         print(f"compare: rlent report {home} -o report.html")
