@@ -2,13 +2,17 @@ r"""`rlent grade`: rows stream through, broken ones are named, and nothing that 
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -196,6 +200,17 @@ def row(i: int) -> bytes:
     return json.dumps({"i": i, "response": rf"so \boxed{{{i}}}", "gold": str(i)}).encode() + b"\n"
 
 
+def wait_until_it_waits(process: subprocess.Popen[bytes]) -> None:
+    """Until the process has taken all that was written to it, and sleeps: it waits for more input."""
+    assert process.stdin is not None
+    asleep = 0
+    while asleep < 10:
+        (unread,) = struct.unpack("i", fcntl.ioctl(process.stdin, termios.FIONREAD, b"\0" * 4))
+        state = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+        asleep = asleep + 1 if unread == 0 and state == "S" else 0
+        time.sleep(0.02)
+
+
 def test_rows_come_out_while_others_still_come_in_and_ctrl_c_writes_those_in_hand():
     process = begin("-")
     assert process.stdin is not None and process.stdout is not None
@@ -203,6 +218,7 @@ def test_rows_come_out_while_others_still_come_in_and_ctrl_c_writes_those_in_han
     process.stdin.flush()
     first = [json.loads(process.stdout.readline()) for _ in range(BATCH)]  # the input is still open
     assert [one["i"] for one in first] == list(range(BATCH))
+    wait_until_it_waits(process)  # with the last rows in hand
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers, too
     rest, said = process.communicate(timeout=120)
     assert [json.loads(line)["i"] for line in rest.splitlines()] == list(range(BATCH, BATCH + 5))
