@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlent.recipe.mount import Node
+from rlent.types import Stream
+from rlent.verify.compare import Tree
 from rlent.verify.inputs import tensor
 from rlent.verify.vectors import Vector
 
@@ -21,14 +23,14 @@ class Adapter:
         """Overrides of the recipe that follow from the inputs."""
         return []
 
-    def streams(self) -> dict[str, Any]:
+    def streams(self) -> dict[str, Stream]:
         """Streams beside those that the block's `inputs` name, or in their place."""
         return {}
 
-    def memory(self) -> dict[str, dict[str, Any]]:
+    def memory(self) -> dict[str, dict[str, Tree]]:
         """What functions with a state remember from before, by node (`advantage`, `shape.epo`)."""
         return {}
 
-    def run(self, node: Node) -> dict[str, Any]:
+    def run(self, node: Node) -> dict[str, Tree]:
         """Call the mounted function; its results by the names of the file's outputs."""
         raise NotImplementedError

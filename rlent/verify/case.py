@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -14,7 +14,7 @@ from rlent.recipe.compose import Recipe, load
 from rlent.recipe.mount import Node, locate, mount
 from rlent.train.credit import add_advantage, add_reward, at_the_end
 from rlent.train.objective import Objective
-from rlent.types import Batch
+from rlent.types import Batch, JsonObject
 from rlent.verify.adapter import Adapter
 from rlent.verify.compare import Check, Through
 from rlent.verify.grammar import Block, Golden
@@ -153,6 +153,6 @@ class Case:
         return add_advantage(batch, self.recipe.plan.advantage, world)
 
 
-def outputs_of(vector: Vector, block: Block) -> Mapping[str, Any]:
+def outputs_of(vector: Vector, block: Block) -> JsonObject:
     """The file's outputs, with those of the block's `rename` in the place of the usual ones."""
     return {**vector.outputs, **{usual: vector.outputs[theirs] for usual, theirs in block.rename.items()}}

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 RTOL, ATOL = 1e-6, 1e-8
 Through = Literal["recipe", "metric", "call", ""]
+
+Tree: TypeAlias = "None | bool | int | float | str | Tensor | NDArray[np.generic] | Sequence[Tree] | Mapping[str, Tree]"
+"""What is compared: numbers, texts, arrays, and sequences and mappings of them."""
 
 
 @dataclass
@@ -28,7 +32,7 @@ class Check:
     failures: list[str] = field(default_factory=list)
     through: Through = ""
 
-    def compare(self, name: str, found: Any, expected: Any, rtol: float = RTOL, atol: float = ATOL) -> None:
+    def compare(self, name: str, found: Tree, expected: Tree, rtol: float = RTOL, atol: float = ATOL) -> None:
         """Compare numbers, element by element; a mismatch is a failure with its place."""
         self.compared += 1
         a, b = np.asarray(_plain(found), dtype=float), np.asarray(_plain(expected), dtype=float)
@@ -45,7 +49,7 @@ class Check:
             where = f" at {list(at)}" if at else ""
             self.failures.append(f"{name}{where}: {a[at]:.10g}, expected {b[at]:.10g} ({int(bad.sum())} of {a.size} differ)")
 
-    def compare_tree(self, name: str, ours: Any, theirs: Any) -> None:
+    def compare_tree(self, name: str, ours: Any, theirs: Tree) -> None:
         """Compare numbers, texts, and lists and mappings of them; of a mapping, what the file states."""
         if isinstance(theirs, Mapping):
             for key, value in theirs.items():
@@ -64,7 +68,7 @@ class Check:
             self.compare(name, ours, theirs)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Tree) -> object:
     if isinstance(value, Tensor):
         return value.detach().cpu().numpy()
     return value
@@ -76,7 +80,7 @@ def states(tree: Mapping[str, Any], path: str) -> bool:
     return path in tree or (head in tree and isinstance(tree[head], Mapping) and states(tree[head], rest))
 
 
-def stated(tree: Mapping[str, Any], path: str) -> Any:
+def stated(tree: Mapping[str, Any], path: str) -> Tree:
     """The output at a dotted path."""
     head, _, rest = path.partition(".")
     return tree[path] if path in tree else stated(tree[head], rest)

@@ -50,7 +50,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -59,8 +59,11 @@ from rlent.errors import RecipeError
 from rlent.recipe.compose import groups
 from rlent.seats import SEATS
 
+if TYPE_CHECKING:
+    from rlent.types import Config
 
-def key(value: Any) -> str:
+
+def key(value: object) -> str:
     """A value of a file as the key of a table: true, false and null as YAML writes them."""
     if value is None:
         return "null"
@@ -106,7 +109,7 @@ class InputRule(_Rule):
 
     @model_validator(mode="before")
     @classmethod
-    def _short(cls, given: Any) -> Any:
+    def _short(cls, given: object) -> object:
         if isinstance(given, str):
             return {"streams": [given]}
         if isinstance(given, list):
@@ -155,7 +158,7 @@ class Block(_Rule):
 
     @model_validator(mode="before")
     @classmethod
-    def _with_options(cls, given: Any) -> Any:
+    def _with_options(cls, given: object) -> object:
         """Put what is not a word of the grammar under `options`."""
         if not isinstance(given, Mapping):
             return given
@@ -201,7 +204,7 @@ class Golden:
         return any(not block.call for block in self.blocks)
 
 
-def read(recipe: str, raw: Any, problems: list[str]) -> dict[str, Golden]:
+def read(recipe: str, raw: Config | None, problems: list[str]) -> dict[str, Golden]:
     """A card's `golden:` by method. What is wrong is appended to `problems`, a line for each place."""
     found: dict[str, Golden] = {}
     for method, given in (raw or {}).items():

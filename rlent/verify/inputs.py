@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from rlent.math.entropy import entropy_from_logits
+from rlent.types import Config, Json
 from rlent.verify.grammar import Block, InputRule, key
 from rlent.verify.vectors import Vector
 
@@ -24,6 +25,9 @@ USUAL = {
 WHOLE_NUMBERS = frozenset({"group", "bundle", "sample", "step", "trajectory", "turn", "first", "last", "length", "rows"})
 TRUTHS = frozenset({"grams_planning"})
 """Streams that a file states as 0 and 1."""
+
+Ragged: TypeAlias = Tensor | Sequence[Sequence[float]]
+"""Rows of numbers: a tensor where all are equally long."""
 
 
 def streams_of(vector: Vector, block: Block) -> dict[str, Any]:
@@ -55,7 +59,7 @@ def streams_of(vector: Vector, block: Block) -> dict[str, Any]:
     return out
 
 
-def _translated(value: Any, table: Mapping[str, Any], vector: Vector) -> list[Any]:
+def _translated(value: str | Sequence[str | float | None], table: Config, vector: Vector) -> list[Json]:
     """The values of an input in our words; one text for all is repeated for each row."""
     if isinstance(value, str):
         value = [value] * max(len(v) for v in vector.inputs.values() if isinstance(v, list))
@@ -63,7 +67,7 @@ def _translated(value: Any, table: Mapping[str, Any], vector: Vector) -> list[An
     return [table.get(k, v) for k, v in zip(keys, value, strict=True)]
 
 
-def tensor(value: Any) -> Any:
+def tensor(value: Json) -> Tensor | Json:
     """A list of numbers as a float64 tensor; anything else as it is, ragged lists and mappings too."""
     if isinstance(value, list) and value and not isinstance(value[0], str | dict):
         try:
@@ -73,7 +77,7 @@ def tensor(value: Any) -> Any:
     return value
 
 
-def rows_of(inputs: Mapping[str, Any]) -> int:
+def rows_of(inputs: Mapping[str, object]) -> int:
     """How many rows a file has: the length of its first stream."""
     return len(next(v for v in inputs.values() if isinstance(v, list) or (isinstance(v, Tensor) and v.ndim)))
 
@@ -89,9 +93,9 @@ def same(answers: Sequence[str | None], pairs: Sequence[Sequence[str]]) -> list[
     return [[equal(i, j) for j in range(len(answers))] for i in range(len(answers))]
 
 
-def numbered(values: Any) -> list[int]:
+def numbered(values: Tensor | Sequence[Hashable]) -> list[int]:
     """Equal values get equal numbers, in the order in which they first come; None is -1."""
-    seen: dict[Any, int] = {}
+    seen: dict[Hashable, int] = {}
     return [-1 if v is None else seen.setdefault(v, len(seen)) for v in (values.tolist() if isinstance(values, Tensor) else values)]
 
 

@@ -6,9 +6,8 @@ import inspect
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 
@@ -17,11 +16,13 @@ from rlent.math.intervals import avg_at_n, clopper_pearson, wilson
 from rlent.math.passk import best_at_k, check_counts, pass_at_k
 from rlent.math.verl import first_majority, verl_best
 from rlent.math.vote import Answer, maj_at_k
+from rlent.types import Config
+from rlent.verify.compare import Tree
 
 MAX_SUBSETS = 1_000_000
 
 
-def prefix_maj(answers: Sequence[Answer], correct: Sequence[Any], k: int) -> float:
+def prefix_maj(answers: Sequence[Answer], correct: Sequence[bool | int | float], k: int) -> float:
     """NeMo-Skills' majority@k: one vote among the first k samples over (answer, verdict) pairs; ties share, None is left out."""
     check_counts(len(answers), 0, k)
     votes = Counter((a, float(c)) for a, c in zip(answers[:k], correct[:k], strict=True) if a is not None)
@@ -32,7 +33,7 @@ def prefix_maj(answers: Sequence[Answer], correct: Sequence[Any], k: int) -> flo
     return sum(winners) / len(winners)
 
 
-def nemo_rl_cons_at_k(answers: Sequence[Answer], correct: Sequence[Any], k: int) -> float:
+def nemo_rl_cons_at_k(answers: Sequence[Answer], correct: Sequence[bool | int | float], k: int) -> float:
     """NeMo-RL's cons@k: mean over all k-subsets; a tie goes to the answer seen first, and no answer votes like an answer.
 
     Raises:
@@ -48,7 +49,7 @@ def nemo_rl_cons_at_k(answers: Sequence[Answer], correct: Sequence[Any], k: int)
     return float(first_majority(label[subsets], np.asarray(correct, dtype=np.float64)[subsets]).mean())
 
 
-def golden_metric(method: str, config: Mapping[str, Any] | None, inputs: Mapping[str, Any]) -> dict[str, Any]:
+def golden_metric(method: str, config: Config | None, inputs: Config) -> dict[str, Tree]:
     """The outputs of a vector file of kind `metric`, by the names that the files use; keys of inner dicts are strings.
 
     Raises:
@@ -68,14 +69,18 @@ def _ks(k: int | Sequence[int]) -> list[int]:
     return [k] if isinstance(k, int) else list(k)
 
 
-def _golden_pass(n: Any, c: Sequence[int], k: Any) -> dict[str, Any]:
+def _golden_pass(n: int | Sequence[int], c: Sequence[int], k: int | Sequence[int]) -> dict[str, Tree]:
     each = {str(x): pass_at_k(n, c, x) for x in _ks(k)}
     return {"per_problem": {x: v.tolist() for x, v in each.items()}, "mean": {x: float(v.mean()) for x, v in each.items()}}
 
 
 def _golden_maj(
-    answers: Sequence[Sequence[Answer]], correct: Sequence[Sequence[Any]], k: Any, seed: int = 42, n_bootstrap: int = 1000
-) -> dict[str, Any]:
+    answers: Sequence[Sequence[Answer]],
+    correct: Sequence[Sequence[bool | int | float]],
+    k: int | Sequence[int],
+    seed: int = 42,
+    n_bootstrap: int = 1000,
+) -> dict[str, Tree]:
     rows = list(zip(answers, correct, strict=True))
     ks = _ks(k)
     subset = np.mean([maj_at_k(a, c, ks) for a, c in rows], axis=0)
@@ -88,7 +93,7 @@ def _golden_maj(
     }
 
 
-def _golden_avg(scores: Sequence[Sequence[Any]], k: int | None = None) -> dict[str, Any]:
+def _golden_avg(scores: Sequence[Sequence[bool | int | float]], k: int | None = None) -> dict[str, Tree]:
     if k is not None:
         check_counts([len(row) for row in scores], 0, k)
     scores = [row[:k] for row in scores]
@@ -104,7 +109,12 @@ def _golden_avg(scores: Sequence[Sequence[Any]], k: int | None = None) -> dict[s
     }
 
 
-def _golden_best(scores: Sequence[Sequence[Any]], answers: Any = None, seed: int = 42, n_bootstrap: int = 1000) -> dict[str, Any]:
+def _golden_best(
+    scores: Sequence[Sequence[bool | int | float]],
+    answers: Sequence[Sequence[Answer]] | None = None,
+    seed: int = 42,
+    n_bootstrap: int = 1000,
+) -> dict[str, Tree]:
     found = verl_best(scores, answers, draws=n_bootstrap, seed=seed)
     sizes = sorted({int(name.split("@")[1].split("/")[0]) for name in found if name.startswith("best@")})
     rows = [np.asarray([row], dtype=np.float64) for row in scores]
@@ -116,14 +126,14 @@ def _golden_best(scores: Sequence[Sequence[Any]], answers: Any = None, seed: int
     }
 
 
-def _golden_interval(pairs: Sequence[Sequence[int]], confidence: float = 0.95) -> dict[str, Any]:
+def _golden_interval(pairs: Sequence[Sequence[int]], confidence: float = 0.95) -> dict[str, Tree]:
     return {
         "wilson": [list(wilson(x, n, level=confidence)) for x, n in pairs],
         "clopper_pearson": [list(clopper_pearson(x, n, level=confidence)) for x, n in pairs],
     }
 
 
-_GOLDEN: dict[str, Callable[..., dict[str, Any]]] = {
+_GOLDEN: dict[str, Callable[..., dict[str, Tree]]] = {
     "pass_at_k": _golden_pass,
     "maj_at_k": _golden_maj,
     "avg_at_k": _golden_avg,

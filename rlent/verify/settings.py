@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlent.errors import UsageError
 from rlent.verify.grammar import Block, Golden, OptionRule, key
 from rlent.verify.vectors import Vector
+
+if TYPE_CHECKING:
+    from rlent.types import JsonObject
 
 AGGREGATES = {
     "token-mean": "token_mean",
@@ -36,7 +39,7 @@ class Settings:
 
     overrides: list[str] = field(default_factory=list)
     streams: dict[str, Any] = field(default_factory=dict)
-    arguments: dict[str, Any] = field(default_factory=dict)
+    arguments: JsonObject = field(default_factory=dict)
     aggregate: str | None = None
     length: float | None = None
     per_constant: bool = False

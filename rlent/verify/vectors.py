@@ -23,7 +23,7 @@ class Vector:
     config: Mapping[str, Any]
     inputs: Mapping[str, Any]
     outputs: Mapping[str, Any]
-    tolerance: Any = field(default=1e-9)
+    tolerance: float | Mapping[str, float] = field(default=1e-9)
 
 
 def read(file: Path) -> Vector:
@@ -38,7 +38,7 @@ def read(file: Path) -> Vector:
     return Vector(file.name, raw["method"], raw["kind"], stated, config, raw["inputs"], raw["outputs"], raw.get("tolerance", 1e-9))
 
 
-def _reference(stated: Any) -> str:
+def _reference(stated: str | Mapping[str, Any]) -> str:
     """A file's reference as one text, what was run first; metrics state several, or formulas."""
     if isinstance(stated, str):
         return stated

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rlent.recipe.mount import locate
+from rlent.types import Config
 from rlent.verify.case import Case
 from rlent.verify.cases.objective import picked
 from rlent.verify.compare import Check, Through, stated, states
@@ -67,9 +68,9 @@ class MountedObjectCase(Case):
         _follow(self.vector, self.block, self.inputs, self.settings.arguments, self.node().fn, check)
 
 
-def _follow(vector: Vector, block: Block, inputs: Mapping[str, Any], more: Mapping[str, Any], made: Any, check: Check) -> None:
+def _follow(vector: Vector, block: Block, inputs: Mapping[str, Any], more: Config, made: object, check: Check) -> None:
     """Call the method for each element, and compare its answers and what the object holds at the end."""
-    calls: list[dict[str, Any]] = []
+    calls: list[dict[str, object]] = []
     for name, value in inputs.items():
         items = value.tolist() if isinstance(value, Tensor) else value
         calls = calls or [{} for _ in items]

@@ -12,7 +12,7 @@ from rlent.recipe.knobs import Knobs
 from rlent.recipe.mount import Node
 from rlent.types import Request, Rollouts
 from rlent.verify.case import Case
-from rlent.verify.compare import Check, stated, states
+from rlent.verify.compare import Check, Tree, stated, states
 
 
 class DecodeCase(Case):
@@ -29,7 +29,7 @@ class DecodeCase(Case):
             if states(self.vector.outputs, name):
                 check.compare_tree(name, found[key] if key in found else knobs.value(key), stated(self.vector.outputs, name))
 
-    def _around(self, node: Node) -> dict[str, Any]:
+    def _around(self, node: Node) -> dict[str, Tree]:
         """One request through the function and the table model: its notes and counts, and `sequence`."""
         table = TableModel(self.inputs)
         length = int(self.settings.streams["length"]) - 1
@@ -38,7 +38,7 @@ class DecodeCase(Case):
         found = {k: v[0] for k, v in {**rollouts.notes, **rollouts.counts}.items()}
         return {**found, "sequence": [*request.prompt, *rollouts.tokens[0]]}
 
-    def _on_logits(self, node: Node) -> dict[str, Any]:
+    def _on_logits(self, node: Node) -> dict[str, Tree]:
         """What the function returns for the file's logits, and `tempered`."""
         logits = self.inputs["logits"]
         rows = logits if logits.ndim == 2 else logits[None]

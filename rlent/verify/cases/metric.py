@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rlent.verify.compare import Check
+from rlent.verify.compare import Check, Tree
 from rlent.verify.peers import golden_metric
 from rlent.verify.vectors import Vector
 
@@ -15,7 +15,7 @@ METRICS = frozenset({"pass_at_k", "maj_at_k", "avg_at_k", "best_at_n_bootstrap",
 def compare_metric(vector: Vector, check: Check) -> None:
     """Compare what the file states of a metric, each number within its own tolerance (1e-9 where the file states none)."""
 
-    def walk(name: str, ours: Any, theirs: Any, limit: Any) -> None:
+    def walk(name: str, ours: Any, theirs: Tree, limit: float | Mapping[str, float]) -> None:
         if isinstance(theirs, Mapping):
             for key, value in theirs.items():
                 if key not in ours:

@@ -13,9 +13,9 @@ from rlent.recipe.compose import build
 from rlent.recipe.mount import Node
 from rlent.train.calls import View
 from rlent.train.credit import add_advantage, add_reward
-from rlent.types import Batch
+from rlent.types import Batch, Stream
 from rlent.verify.case import Case
-from rlent.verify.compare import Check, stated, states
+from rlent.verify.compare import Check, Tree, stated, states
 
 
 class NodeCase(Case):
@@ -86,13 +86,13 @@ class RewardCase(Case):
             else:
                 check.compare_tree(name, *_of_rows(self._stream(node, found, stream), theirs))
 
-    def _stream(self, node: Node, found: Batch, stream: str) -> Any:
+    def _stream(self, node: Node, found: Batch, stream: str) -> Stream:
         """A stream of the step: the function's value, one of its own, or a common one."""
         own = f"{node.name}_{stream}"
         return found[f"reward_{node.name}"] if stream == "value" else found[own if own in found else stream]
 
 
-def _of_rows(ours: Any, theirs: Any) -> tuple[Any, Any]:
+def _of_rows(ours: Any, theirs: Any) -> tuple[Tree, Tree]:
     """A stream and what the file states, row by row; the file may state one number for each response, or one for the whole group."""
     if isinstance(ours, Tensor) and ours.ndim == 2 and not isinstance(theirs[0], list):
         ours = ours[:, 0]

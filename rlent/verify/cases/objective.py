@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from rlent.types import Batch
+from rlent.types import Batch, Json
 from rlent.verify.case import Case, outputs_of
 from rlent.verify.compare import Check
 from rlent.verify.grammar import GradientRule
@@ -66,7 +65,7 @@ def picked(gradient: Tensor, rule: GradientRule) -> Tensor:
     return gradient.abs().sum(-1) if rule.abs_sum else gradient
 
 
-def _masked(found: Any, expected: Any, batch: Batch) -> tuple[Any, Any]:
+def _masked(found: Tensor, expected: Json, batch: Batch) -> tuple[Tensor, NDArray[np.generic]]:
     """A stream and what the file states of it, both 0 outside the mask; one number for each response is spread over its tokens."""
     ours, theirs = found.double(), np.asarray(expected)
     if theirs.ndim > 1:

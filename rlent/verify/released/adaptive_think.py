@@ -1,14 +1,13 @@
 """Adaptive Think: the stop test of each step, from the probabilities of candidate answers."""
 
-from collections.abc import Sequence
-from typing import Any
-
 import torch
 
 from rlent.methods.adaptive_think import average_entropy, threshold
+from rlent.verify.compare import Tree
+from rlent.verify.inputs import Ragged
 
 
-def steps(candidate_probs: Sequence[Any], *, alpha: float) -> dict[str, Any]:
+def steps(candidate_probs: Ragged, *, alpha: float) -> dict[str, Tree]:
     """After each step: the entropy of the candidates (nats), the information gained by it, the average in bits, and whether it would stop."""
     tables = [torch.as_tensor(p, dtype=torch.float64) for p in candidate_probs]
     entropy = [float(-torch.special.xlogy(p, p).sum()) for p in tables]

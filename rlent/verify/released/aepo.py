@@ -1,18 +1,17 @@
 """AEPO: the batch in which picked tempered responses overwrite the first rows, as the authors' `fit` makes it, from what the recipe mounts."""
 
-from typing import Any
-
 import torch
 
 from rlent.methods.aepo import heat
 from rlent.recipe.mount import Node
 from rlent.verify.adapter import Adapter
+from rlent.verify.compare import Tree
 
 
 class Switch(Adapter):
     """The controller after a step of the given entropy."""
 
-    def run(self, node: Node) -> dict[str, Any]:
+    def run(self, node: Node) -> dict[str, Tree]:
         turned = node({"metrics": {"nll/mean": self.inputs["last_entropy"]}})
         return {"temperature": turned["sampler.heat"]}
 
@@ -25,7 +24,7 @@ class SecondRollout(Adapter):
         heated = heat(self.inputs["last_entropy"], target=self.config["entropy_target"], hot=hot, cold=cold)
         return [f"shape.aepo.portion={1.0 if heated == hot else 0.5}"]
 
-    def run(self, node: Node) -> dict[str, Any]:
+    def run(self, node: Node) -> dict[str, Tree]:
         main, extra = self.inputs["adv"], self.inputs["extra_adv"]
         adv = torch.cat([main, extra])[:, None]
         source = ["policy"] * len(main) + ["tempered"] * len(extra)

@@ -1,17 +1,18 @@
 """Agentic AEPO: rollout budgets and branches from lists of entropies, by the paper and by a port."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from rlent.methods.agentic_aepo import branch_probability, budget, port_budget, port_value
+from rlent.verify.compare import Tree
+from rlent.verify.inputs import Ragged
 
 
 def rollout_plan(
-    root_entropy: Any,
-    tool_entropies: Any,
+    root_entropy: float,
+    tool_entropies: Tensor | Sequence[float],
     delta_entropy: Tensor,
     consecutive_high: Tensor,
     *,
@@ -21,7 +22,7 @@ def rollout_plan(
     gamma: float,
     penalty: float,
     tau: float,
-) -> dict[str, Any]:
+) -> dict[str, Tree]:
     """Budget and branches of one prompt, as the paper has them."""
     m = budget(float(root_entropy), [float(h) for h in tool_entropies], k=k, beta=beta)
     p = branch_probability(delta_entropy, consecutive_high, alpha=alpha, gamma=gamma, penalty=penalty)
@@ -33,14 +34,14 @@ def port_plan(
     entropy: Tensor,
     uniform: Tensor,
     root_entropy: Tensor,
-    step_entropies: Sequence[Any],
+    step_entropies: Ragged,
     *,
     weight: float,
     probability: float,
     penalty: float,
     n: int,
     beta: float,
-) -> dict[str, Any]:
+) -> dict[str, Tree]:
     """Budgets, and branches round by round [round, prompt], as the port has them."""
     count = torch.zeros_like(initial_entropy)
     branches, counts = [], []

@@ -5,10 +5,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rlent.methods.ares import entropy_score, is_trigger, window_counts
 from rlent.recipe.mount import Node
+from rlent.types import Stream
 from rlent.verify.adapter import Adapter
+from rlent.verify.compare import Tree
 
 
 def top_entropy(logps: Sequence[float | int], *, tail: bool) -> float:
@@ -19,7 +22,7 @@ def top_entropy(logps: Sequence[float | int], *, tail: bool) -> float:
 
 
 def windows(
-    top_logprobs: Sequence[Sequence[Sequence[tuple[int, float]]]],
+    top_logprobs: Sequence[Sequence[Sequence[Sequence[float]]]],
     *,
     top_k: int,
     window: int,
@@ -38,7 +41,7 @@ def windows(
     return {key: [f[key] for f in found] for key in found[0]} if found else {}
 
 
-def rewards(correct: Any, difficulty: Sequence[str], gen_count: Any, target_count: Any, **options: Any) -> dict[str, list[float]]:
+def rewards(correct: Tensor, difficulty: Sequence[str], gen_count: Tensor, target_count: Tensor, **options: Any) -> dict[str, list[float]]:
     """Entropy term and total (accuracy plus term) of each response."""
     rows = zip([bool(c) for c in correct], difficulty, [float(c) for c in gen_count], [float(t) for t in target_count], strict=True)
     scores = [entropy_score(c, d, n, t, **options) for c, d, n, t in rows]
@@ -48,12 +51,12 @@ def rewards(correct: Any, difficulty: Sequence[str], gen_count: Any, target_coun
 class Windows(Adapter):
     """Responses whose tokens are the likeliest ones, with the entropies of the listed tokens."""
 
-    def run(self, node: Node) -> dict[str, Any]:
+    def run(self, node: Node) -> dict[str, Tree]:
         vocab, top_k = self.config["vocab"], int(self.config["top_k"])
         rows = [[sorted(position, key=lambda pair: -pair[1])[:top_k] for position in row] for row in self._listed()]
         entropy = [torch.tensor([top_entropy([x for _, x in top], tail=True) for top in row], dtype=torch.float64) for row in rows]
         pieces = [[vocab[int(top[0][0]) % len(vocab)] if top else "" for top in row] for row in rows]
-        streams = {
+        streams: dict[str, Stream] = {
             "correct": torch.zeros(len(rows)),
             "old_entropy": torch.nn.utils.rnn.pad_sequence(entropy, batch_first=True),
             "mask": torch.nn.utils.rnn.pad_sequence([torch.ones(len(h), dtype=torch.bool) for h in entropy], batch_first=True),

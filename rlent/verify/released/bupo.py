@@ -1,20 +1,19 @@
 """BuPO: the forward pass of an inner layer's policy and the entropy after each block, as in the authors' `modeling_qwen3.py`."""
 
-from typing import Any
-
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from rlent.math.entropy import entropy_from_logits
 from rlent.methods.bupo import internal_logp
 from rlent.recipe.mount import Node
 from rlent.verify.adapter import Adapter
+from rlent.verify.compare import Tree
 
 
 def forward(
-    hidden_states: Float[Tensor, "L B T D"], lm_head: Float[Tensor, "V D"], labels: Int[Tensor, "B T"], *, temperature: float
-) -> dict[str, Any]:
+    hidden_states: Float[Tensor, "L B T D"], lm_head: Float[Tensor, "V D"], labels: Shaped[Tensor, "B T"], *, temperature: float
+) -> dict[str, Tree]:
     """Log-probabilities under each block's policy, and the mean entropy (nats, temperature 1) after each block and its change."""
 
     def unembed(h: Tensor) -> Tensor:
@@ -30,7 +29,7 @@ def forward(
 class Layers(Adapter):
     """The probe on the states after each block; the whole model's states are those after the last."""
 
-    def run(self, node: Node) -> dict[str, Any]:
+    def run(self, node: Node) -> dict[str, Tree]:
         states, head, labels = self.inputs["hidden_states"].flatten(1, 2), self.inputs["lm_head"], self.inputs["labels"].long()
 
         def unembed(h: Tensor) -> Tensor:

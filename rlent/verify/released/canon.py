@@ -1,17 +1,16 @@
 """CANON: the schedules' weights, read off the mounted advantage."""
 
-from typing import Any
-
 import torch
 
 from rlent.recipe.mount import Node
 from rlent.verify.adapter import Adapter
+from rlent.verify.compare import Tree
 
 
 class Weights(Adapter):
     """Two responses, one right, at each step of the file: the weight w of intra in (1 - w) inter + w intra."""
 
-    def run(self, node: Node) -> dict[str, Any]:
+    def run(self, node: Node) -> dict[str, Tree]:
         rows = {
             "reward": torch.tensor([1.0, 0.0], dtype=torch.float64),
             "old_entropy": torch.tensor([[0.0], [1.0]], dtype=torch.float64),

@@ -1,14 +1,13 @@
 """EAD: which model writes each next token, from the entropies alone."""
 
-from collections.abc import Sequence
-from typing import Any
-
 import torch
+from torch import Tensor
 
 from rlent.methods.ead import FREE, switched
+from rlent.verify.compare import Tree
 
 
-def schedule(entropy_bits: Sequence[float], *, window: int, tau: float, stay: int) -> dict[str, Any]:
+def schedule(entropy_bits: Tensor, *, window: int, tau: float, stay: int) -> dict[str, Tree]:
     """Rolling means and the model of each next token, from the entropies of whichever model was active."""
     recent = torch.full((1, window), torch.nan, dtype=torch.float64)
     large, stayed = torch.zeros(1, dtype=torch.float64), torch.full((1,), FREE, dtype=torch.float64)

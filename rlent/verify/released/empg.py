@@ -1,17 +1,16 @@
 """EMPG: vectors whose rows are steps, as multi-turn agents store rollouts, for the mounted shape."""
 
-from typing import Any
-
 import torch
 
 from rlent.recipe.mount import Node
 from rlent.verify.adapter import Adapter
+from rlent.verify.compare import Tree
 
 
 class Trajectories(Adapter):
     """The steps of a trajectory one after the other in one response, as `modulated` has them."""
 
-    def run(self, node: Node) -> dict[str, Any]:
+    def run(self, node: Node) -> dict[str, Tree]:
         mask = self.inputs["mask"].bool()
         names, row = torch.unique(self.inputs["trajectory"], return_inverse=True)
         steps = self.inputs["step"].long()

@@ -1,7 +1,7 @@
 """EPO: the term of one micro-batch from a whole history, with everything that the authors log."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -9,7 +9,9 @@ from torch import Tensor
 
 from rlent.methods.epo import history_mean, inside, padded, phase_weight, smoothed_entropy
 from rlent.recipe.mount import Node
+from rlent.types import Stream
 from rlent.verify.adapter import Adapter
+from rlent.verify.compare import Tree
 
 
 def term(
@@ -30,7 +32,7 @@ def term(
     epoch: float | int,
     epochs: int,
     aggregate: str,
-) -> dict[str, Any]:
+) -> dict[str, Tree]:
     """The term of one micro-batch from a whole history, with everything the authors log: the same functions in their order."""
     history = [padded(means, env_steps) for means in step_entropy_lists]
     mean = history_mean(history)
@@ -77,7 +79,7 @@ def term(
 class History(Adapter):
     """What the shape has made of the history by the time of a micro-batch: streams of its rows."""
 
-    def streams(self) -> dict[str, Any]:
+    def streams(self) -> dict[str, Stream]:
         mean = history_mean([padded(means, int(self.config["max_env_steps"])) for means in self.inputs["step_entropy_lists"]])
         turn = self.inputs["rollout_step"].long()
         phase = phase_weight(self.config["epoch"], self.config["max_epochs"]) if self.config["enable_smooth_weights"] else 1.0
@@ -92,10 +94,10 @@ class LastStep(Adapter):
     def _lists(self) -> list[list[float]]:
         return [list(map(float, means)) for means in self.inputs["step_entropy_lists"]]
 
-    def memory(self) -> dict[str, dict[str, Any]]:
+    def memory(self) -> dict[str, dict[str, Tree]]:
         return {"shape.epo": {"history": [padded(means, int(self.config["max_env_steps"])) for means in self._lists()[:-1]]}}
 
-    def run(self, node: Node) -> dict[str, Any]:
+    def run(self, node: Node) -> dict[str, Tree]:
         entropy = torch.tensor(self._lists()[-1], dtype=torch.float64)[:, None]
         turn = torch.arange(len(entropy))
         mask = torch.ones_like(entropy, dtype=torch.bool)
@@ -108,7 +110,7 @@ class LastStep(Adapter):
 class Phases(Adapter):
     """The shape at each epoch of the file, on one response of one token. A step of training counts as an epoch, and steps begin at 1."""
 
-    def run(self, node: Node) -> dict[str, Any]:
+    def run(self, node: Node) -> dict[str, Tree]:
         one = torch.ones(1, 1, dtype=torch.float64)
         row = {"old_entropy": one, "mask": one.bool(), "turn": torch.zeros(1, dtype=torch.long)}
         return {"weight": torch.stack([node({**row, "step": int(epoch) + 1})["phase"][0] for epoch in self.inputs["epoch"]])}

@@ -1,9 +1,9 @@
 """ETTRL: responses and expected tokens of a rollout tree."""
 
-from collections.abc import Sequence
+from torch import Tensor
 
 
-def budget(trees: Sequence[float | int], forks: Sequence[float | int], branches: Sequence[float | int]) -> dict[str, list[float]]:
+def budget(trees: Tensor, forks: Tensor, branches: Tensor) -> dict[str, list[float]]:
     """Responses of M trees with N forks of B branches, M (1 + B N), and the expected cost in tokens against as many independent ones.
 
     A fork is expected half-way along the response: (1 + B N / 2) / (1 + B N).

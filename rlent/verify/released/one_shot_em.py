@@ -4,13 +4,14 @@ The released mask marks the columns of a left-padded batch that are not among th
 takes in the tail of shorter prompts, and is one column late for the rest. `aligned` marks the columns that predict generated tokens.
 """
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from rlent.methods.one_shot_em import tempered_entropy
+from rlent.types import Stream
 from rlent.verify.adapter import Adapter
 
 
@@ -28,7 +29,7 @@ def trained_columns(
 
 
 def losses(
-    sequences: Int[Tensor, "B L"], logits: Float[Tensor, "B L V"], *, temperature: float, epsilon: float, pad: int, prompt_width: int
+    sequences: Shaped[Tensor, "B L"], logits: Float[Tensor, "B L V"], *, temperature: float, epsilon: float, pad: int, prompt_width: int
 ) -> dict[str, Tensor]:
     """The loss of whole sequences, prompts and all, under both masks: sum over the mask / max(its size, 1)."""
     ids = sequences.long()
@@ -46,7 +47,7 @@ class Aligned(Adapter):
 
     kind: ClassVar[Literal["released", "aligned"]] = "aligned"
 
-    def streams(self) -> dict[str, Any]:
+    def streams(self) -> dict[str, Stream]:
         ids = self.inputs["sequences"].long()
         mask = trained_columns(ids, pad=self.config["pad_id"], prompt_width=self.config["prompt_width"], mask=self.kind)
         return {"labels": ids, "mask": mask}

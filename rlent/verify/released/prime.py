@@ -1,7 +1,6 @@
 """PRIME and implicit PRM: scores, loss of the reward model, advantages and accuracies of one batch, as verl and the authors compute them."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +9,9 @@ from torch import Tensor
 
 from rlent.methods.prime import implicit_reward, process_scores, whitened_returns
 from rlent.options import NonNegative
+from rlent.types import Stream
 from rlent.verify.adapter import Adapter
+from rlent.verify.compare import Tree
 
 
 def outcome_loss(
@@ -53,7 +54,7 @@ def batch(
     process: float,
     outcome: float,
     epsilon: float,
-) -> dict[str, Any]:
+) -> dict[str, Tree]:
     """Everything the authors compute for one batch, from the same functions; groups are adjacent rows."""
     group = torch.arange(len(acc)) // int(group_size)
     q = torch.where(mask, (rm_logp - ref_logp).detach(), rm_logp.new_zeros(()))
@@ -77,7 +78,7 @@ def implicit(
     step_ends: Sequence[Sequence[int]],
     *,
     beta: float,
-) -> dict[str, Any]:
+) -> dict[str, Tree]:
     """Token, step and response scores of the implicit model, and its loss. A step's end is the number of tokens before it."""
     token = implicit_reward(logp, ref_logp, beta=beta)
     every = torch.ones_like(token, dtype=torch.bool)
@@ -98,6 +99,6 @@ def implicit(
 class Adjacent(Adapter):
     """Groups of `group_size` adjacent rows, and verdicts that are true or false."""
 
-    def streams(self) -> dict[str, Any]:
+    def streams(self) -> dict[str, Stream]:
         correct = self.inputs["acc"].bool()
         return {"correct": correct, "group": torch.arange(len(correct)) // int(self.config["group_size"])}

@@ -1,12 +1,11 @@
 """RiskPO: the bundles and tracked quantiles of a vector, for the mounted advantage."""
 
-from typing import Any
-
 import torch
 
 from rlent.methods.riskpo import LEVELS
 from rlent.recipe.mount import Node
 from rlent.verify.adapter import Adapter
+from rlent.verify.compare import Tree
 
 
 class Bundles(Adapter):
@@ -16,7 +15,7 @@ class Bundles(Adapter):
         bundle = self.inputs["bundle"].long()
         return [f"advantage.bundle_size={len(torch.unique(self.inputs['group'][bundle == bundle[0]]))}"]
 
-    def memory(self) -> dict[str, dict[str, Any]]:
+    def memory(self) -> dict[str, dict[str, Tree]]:
         down, up = self.inputs["q_down"], self.inputs["q_up"]
         if down is None or up is None:
             return {"advantage": {"q": None}}
@@ -27,7 +26,7 @@ class Bundles(Adapter):
 class OnePrompt(Adapter):
     """A step's scores as the rewards of one prompt, which is a bundle by itself."""
 
-    def run(self, node: Node) -> dict[str, Any]:
+    def run(self, node: Node) -> dict[str, Tree]:
         history = []
         for scores in self.inputs["bundle_scores"]:
             reward = torch.as_tensor(scores, dtype=torch.float64)

@@ -1,16 +1,20 @@
 """Tool-Light: entropies of steps and where to branch, from lists of likely tokens, as in the authors' `select_rollout_positions`."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+
+from torch import Tensor
 
 from rlent.math.entropy import listed_entropy
 from rlent.methods.tool_light import largest, step_entropy
 from rlent.recipe.mount import Node
 from rlent.types import Request, Rollouts
 from rlent.verify.adapter import Adapter
+from rlent.verify.compare import Tree
 
 
-def positions(step_top_logprobs: Sequence[Any], *, prefix_lengths: Sequence[int], top_k: int, branch_steps: int) -> dict[str, Any]:
+def positions(
+    step_top_logprobs: Tensor | Sequence[Sequence[Sequence[float]]], *, prefix_lengths: Sequence[int], top_k: int, branch_steps: int
+) -> dict[str, Tree]:
     """Entropies of each step and the steps to branch at, from lists of the most likely tokens [step][token, k]."""
     each = [step_entropy(listed_entropy(step, top_k), prefix_lengths) for step in step_top_logprobs]
     return {
@@ -32,11 +36,11 @@ class Chain(Adapter):
     def overrides(self) -> list[str]:
         return [f"decode.tool_light.segment={len(self._steps()[0])}", "decode.tool_light.branches=1"]
 
-    def run(self, node: Node) -> dict[str, Any]:
+    def run(self, node: Node) -> dict[str, Tree]:
         steps = self._steps()
         entropies = [h for step in steps for h in step]
 
-        def generate(requests: Sequence[Request], measure: Callable[..., Any]) -> Rollouts:
+        def generate(requests: Sequence[Request], measure: object) -> Rollouts:
             whole = [entropies[len(r.prefix) :] for r in requests]
             tokens = [[0] * len(h) for h in whole]
             return Rollouts(tokens, [[0.0] * len(h) for h in whole], ["length"] * len(whole), notes={"top": whole})
