@@ -22,6 +22,7 @@ from rlent.recipe.mount import Node, locate, mount
 from rlent.recipe.option_types import options_of
 from rlent.seats import RUNNER_KEYS, SEATS
 from rlent.streams import STREAMS
+from rlent.types import Config, Json, Stream
 
 __all__ = ["Function", "Method", "method", "method_names"]
 
@@ -42,6 +43,9 @@ ELSEWHERE = {
 }
 """What other trainers call the same tensors."""
 
+Given = dict[str, Any]
+"""The tensors and numbers of a call by name, each of the kind that `rlent.streams` states."""
+
 
 @dataclass(frozen=True)
 class Function:
@@ -58,7 +62,7 @@ class Function:
     place: str
     target: str
     reads: tuple[str, ...]
-    options: Mapping[str, Any]
+    options: Config
     coef: float
     _spec: Spec = field(repr=False)
     _node: Node = field(repr=False)
@@ -67,7 +71,7 @@ class Function:
     def __post_init__(self) -> None:
         object.__setattr__(self, "__doc__", self._describe())
 
-    def with_options(self, **options: Any) -> Function:
+    def with_options(self, **options: Json) -> Function:
         """The function with other values for some of its options.
 
         Raises:
@@ -75,7 +79,7 @@ class Function:
         """
         return _function(self.place, {**self._spec, **options}, self._loss)
 
-    def __call__(self, *, seed: int | None = None, **streams: Any) -> Any:
+    def __call__(self, *, seed: int | None = None, **streams: Stream) -> Any:
         """What the function returns for these tensors: one tensor, or a mapping of several by name.
 
         Args:
@@ -101,7 +105,7 @@ class Function:
         text = inspect.getdoc(locate(self.target)) or ""
         return f"{self.place}: {self.target}\n\n{text}\n\nReads:{read}\nOptions:{shown or ' none'}\n"
 
-    def _made(self, name: str, given: Mapping[str, Any], seed: int | None) -> Any:
+    def _made(self, name: str, given: Given, seed: int | None) -> Stream:
         """The tensor of this name: as given, or made from what was given."""
         if name in given:
             return given[name]
@@ -140,7 +144,7 @@ class Method:
     def __post_init__(self) -> None:
         object.__setattr__(self, "__doc__", self._describe())
 
-    def __call__(self, *, seed: int | None = None, **streams: Any) -> Any:
+    def __call__(self, *, seed: int | None = None, **streams: Stream) -> Any:
         """What the method's own function returns; see `Function.__call__`.
 
         Raises:
@@ -170,7 +174,7 @@ class Method:
         raise UsageError(f"'{self.name}' has no single function of its own. Call one of .functions: {', '.join(self.functions)}.{acts}")
 
 
-def method(name: str, **options: Any) -> Method:
+def method(name: str, **options: Json) -> Method:
     """A method by its recipe's name, with the recipe's options; `options` replace those of its own function.
 
     `method(name).__doc__` lists what it reads, and its `repr` shows the module and the function.
@@ -229,12 +233,12 @@ def _stream(name: str) -> str:
     return f"{known.shape}: {known.meaning}" if known else "a stream of the recipe's own, made by another of its functions"
 
 
-def _checked(function: Function, streams: Mapping[str, Any]) -> dict[str, Any]:
+def _checked(function: Function, streams: Mapping[str, Stream]) -> Given:
     """The tensors, of shapes that agree, with the mask as bool; other names than a function can use are refused."""
     usable = {*function.reads, *(name.removeprefix("now_") for name in function.reads), "mask"}
     if "now_pull" in function.reads and function._loss is not None:
         usable |= set(function._loss.reads)
-    given = dict(streams)
+    given: Given = dict(streams)
     for name in given:
         if name not in usable:
             hint = f"; did you mean '{ELSEWHERE[name]}'?" if name in ELSEWHERE else did_you_mean(name, usable)
@@ -268,7 +272,7 @@ def _expected(tokens: Mapping[str, Tensor], width: Tensor | None) -> str:
     return f"{next(k for k, v in tokens.items() if v is width)} has {list(width.shape)}, and token tensors need one shape"
 
 
-def pull_of(loss: Function, given: Mapping[str, Any]) -> Tensor:
+def pull_of(loss: Function, given: Given) -> Tensor:
     """-d(loss)/d(logp) of each token [N,T], before any weight; 0 where the loss clips it and outside the mask.
 
     Raises:

@@ -69,7 +69,7 @@ def _picks(tree: Spec) -> dict[str, list[str]]:
     return found
 
 
-def _merge(tree: Spec, key: str, over: Any) -> None:
+def _merge(tree: Spec, key: str, over: object) -> None:
     if isinstance(over, Mapping) and isinstance(tree.get(key), dict):
         for inner, value in over.items():
             _merge(tree[key], str(inner), value)
@@ -77,14 +77,14 @@ def _merge(tree: Spec, key: str, over: Any) -> None:
         tree[key] = over
 
 
-def _nodes(stage: str, section: Any, tree: Spec) -> dict[str, Spec]:
+def _nodes(stage: str, section: Spec | None, tree: Spec) -> dict[str, Spec]:
     if not section:
         return {}
     named = section if SEATS[stage].many else {stage: section}
     return {name: _resolved(spec, tree) for name, spec in named.items() if isinstance(spec, Mapping)}
 
 
-def _resolved(value: Any, tree: Spec) -> Any:
+def _resolved(value: object, tree: Spec) -> Any:
     if isinstance(value, Mapping):
         return {k: _resolved(v, tree) for k, v in value.items()}
     if isinstance(value, list):
@@ -96,7 +96,7 @@ def _resolved(value: Any, tree: Spec) -> Any:
     if two := re.fullmatch(r"(.*?)(\$\{\w+:.*\})(.*)", value, re.DOTALL):
         return f"{two[1]}{_resolved(two[2], tree)}{two[3]}"
     if reference := _REFERENCE.fullmatch(value):
-        found: Any = tree
+        found: object = tree
         for key in reference[1].split("."):
             if not isinstance(found, Mapping) or key not in found:
                 return value
