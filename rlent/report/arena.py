@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rlent.eval.compare import by_seed
 from rlent.eval.folder import write_json
@@ -18,6 +19,7 @@ from rlent.metrics.final import SHARE, at_end
 from rlent.plots.figure import clean, figure_of, finish
 from rlent.plots.looks import looks
 from rlent.track.record import read_metrics, series
+from rlent.types import Json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -142,7 +144,7 @@ def row_of(recipe: str, results: Sequence[Result], ks: Sequence[int], share: flo
     )
 
 
-def _estimate(values: np.ndarray[Any, Any]) -> Estimate:
+def _estimate(values: NDArray[np.float64]) -> Estimate:
     """The mean over problems, with a bootstrap interval over them."""
     low, high = bootstrap_interval(values)
     return Estimate(float(values.mean()), float(low), float(high))
@@ -226,11 +228,11 @@ def write(table: Table, out: Path) -> list[Path]:
     return made
 
 
-def _cells(table: Table) -> list[list[Any]]:
+def _cells(table: Table) -> list[list[Json]]:
     """The CSV: the head, and the numbers in full."""
     points = ["pass@1", f"pass@{table.settings.k}", f"pass@{table.settings.k}_difference"]
     names = ["recipe", "seeds", "reward", "entropy_start", "entropy_end", "entropy_kept", "cost"]
-    found: list[list[Any]] = [[*names, *(f"{p}{end}" for p in points for end in ("", "_low", "_high"))]]
+    found: list[list[Json]] = [[*names, *(f"{p}{end}" for p in points for end in ("", "_low", "_high"))]]
     for row in table.rows:
         plain = {**row.plain(), "seeds": len(row.seeds)}
         numbers = [plain.get(p, {}).get(end, "") for p in points for end in ("value", "low", "high")]
@@ -257,7 +259,7 @@ def picture(table: Table, out: Path) -> list[Path]:
     right.set_xlabel("share of held-out problems solved")
     for axes in (left, right):
         clean(axes)
-    numbers: list[list[Any]] = [["recipe", "panel", "value", "low", "high"]]
+    numbers: list[list[Json]] = [["recipe", "panel", "value", "low", "high"]]
     for row in table.rows:
         numbers.append([row.recipe, "entropy_kept", row.entropy_kept, "", ""])
         numbers += [[row.recipe, f"pass@{at}", p.value, p.low, p.high] for at, p in row.passes.items()]

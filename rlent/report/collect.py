@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from rlent.errors import DataError, UsageError
 from rlent.eval.result import Evaluation
@@ -199,7 +198,7 @@ def method_keys(configs: Sequence[JsonObject]) -> list[dict[str, str]]:
 
 def group(runs: Sequence[RunData]) -> list[Method]:
     """Methods, the plainest first (grpo, where there is one); labels tell apart what has the same recipe."""
-    found: dict[Any, list[RunData]] = {}
+    found: dict[object, list[RunData]] = {}
     keys = method_keys([run.config for run in runs])
     apart: dict[int, dict[str, str]] = {}
     for run, key in zip(runs, keys, strict=True):
@@ -222,7 +221,7 @@ def group(runs: Sequence[RunData]) -> list[Method]:
 
 def _unique(runs: list[RunData]) -> list[RunData]:
     """A branch with its parent's recipe repeats its parent: where both are there, the longer one stays."""
-    kept: dict[Any, RunData] = {}
+    kept: dict[object, RunData] = {}
     for run in runs:
         key = (run.fork["id"] if run.fork else run.about["id"]) if not (run.fork and run.fork["changed"]) else run.about["id"]
         if key not in kept or run.last > kept[key].last:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from rlent.types import Json, JsonObject
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
 
 SMOOTH = 9
 """Steps of the running mean drawn over long curves."""
@@ -34,7 +35,9 @@ NAMES = {
 }
 
 
-def _handles(looks: Mapping[str, Look], labels: Sequence[str], counts: Mapping[str, int] | None = None, marker: bool = False) -> list[Any]:
+def _handles(
+    looks: Mapping[str, Look], labels: Sequence[str], counts: Mapping[str, int] | None = None, marker: bool = False
+) -> list[Line2D]:
     from matplotlib.lines import Line2D
 
     out = []
