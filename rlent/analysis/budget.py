@@ -23,6 +23,7 @@ from rlent.errors import DataError, UsageError, did_you_mean
 from rlent.math.attribution import DIVISIONS, OTHER, add
 from rlent.track.record import read_metrics, read_rows, series
 from rlent.train.ledger import TERMS
+from rlent.types import Config, Json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -83,7 +84,7 @@ class Budget:
         a, b = np.array(self.series["measured"]), np.array(self.series[term])
         return float(np.corrcoef(a, b)[0, 1]) if len(a) > 2 and a.std() > 0 and b.std() > 0 else None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         by = {
             way: {label: {**part._asdict(), "residual": part.residual, **self._text(way, label)} for label, part in parts.items()}
             for way, parts in self.parts.items()
@@ -139,7 +140,7 @@ def _rows(folder: Path, first: int | None, last: int | None) -> list[dict[str, A
     return rows
 
 
-def _slope(rows: Sequence[Mapping[str, Any]], term: str) -> float:
+def _slope(rows: Sequence[Config], term: str) -> float:
     """Of the least-squares line through the origin from a prediction to what was measured."""
     measured, predicted = (np.array([r[name] for r in rows], dtype=np.float64) for name in ("measured", term))
     square = float(predicted @ predicted)
@@ -288,7 +289,7 @@ def _plot(budget: Budget, out: Path) -> list[Path]:
     clean(left)
     clean(right)
     right.grid(axis="y", visible=False)
-    rows: list[list[Any]] = [["kind", "name", "part", "step", "tokens", *TERMS]]
+    rows: list[list[Json]] = [["kind", "name", "part", "step", "tokens", *TERMS]]
     rows += [["step", "", "", s, "", *(budget.series[t][i] for t in TERMS)] for i, s in enumerate(budget.steps)]
     rows += [["part", way, budget.texts.get(k, k), "", *part] for way, parts in budget.parts.items() for k, part in parts.items()]
     slopes = ", ".join(f"{NAMES[k]} {v:.3g}" for k, v in budget.slope.items())

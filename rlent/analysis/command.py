@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rlent.analysis.compare import Comparison, replay
 from rlent.analysis.source import Reading, read_source
 from rlent.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def parse(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -47,7 +51,7 @@ def main(
     return 0 if any(not p.reason for p in found.played[1:]) or len(found.played) == 1 else 1
 
 
-def _progress(*, quiet: bool) -> Any:
+def _progress(*, quiet: bool) -> AbstractContextManager[Callable[[str], None]]:
     """A context that gives a function to say what is being done: a spinner on a terminal, nothing elsewhere."""
     from contextlib import contextmanager
 
@@ -108,7 +112,7 @@ reweighted  tokens of another weight than GRPO's, or out of the loss            
 differs     tokens that are pushed otherwise than by GRPO                               nats per unit step (rlent explain ledger/d1)"""
 
 
-def _overlaps(found: Comparison) -> Any:
+def _overlaps(found: Comparison) -> Table:
     from rich.table import Table
 
     table = Table(title="tokens in common, of those that either acted on", title_justify="left", title_style="", box=None, pad_edge=False)

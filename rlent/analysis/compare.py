@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +18,7 @@ from rlent.policy.load import load_tokenizer
 from rlent.policy.policy import Policy
 from rlent.recipe import compose as recipes
 from rlent.recipe.compose import Recipe
-from rlent.types import JsonObject
+from rlent.types import JsonObject, Tokenizer
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -199,9 +198,9 @@ def replay(
         own = recipes.from_config(source.config, name=source.name, config_dirs=source.config_dirs)
         todo.insert(1, (f"run ({source.name})", own, True))
     models: dict[str, Policy] = {}
-    box: list[Any] = []
+    box: list[Tokenizer] = []
 
-    def tokenizer() -> Any:
+    def tokenizer() -> Tokenizer:
         if not box:
             block = source.config["model"] if source.config else composed[REFERENCE]["model"]
             wanted = {k: block[k] for k in ("path", "revision", "trust_remote_code")}

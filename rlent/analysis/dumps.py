@@ -64,7 +64,7 @@ class Row:
     reward: float
     group: str
     messages: list[JsonObject] = field(default_factory=list)
-    gold: Any = None
+    gold: Json = None
     prompt_ids: list[int] | None = None
     response_ids: list[int] | None = None
     logp: list[float] | None = None
@@ -176,7 +176,7 @@ def _text(raw: Mapping[str, Json], name: str, what: str) -> str:
     return value
 
 
-def _row(raw: Any, fields: Fields) -> Row:
+def _row(raw: object, fields: Fields) -> Row:
     if isinstance(raw, BadRowError):
         raise raw
     if not isinstance(raw, Mapping):
@@ -215,7 +215,7 @@ def _row(raw: Any, fields: Fields) -> Row:
     )
 
 
-def _at(raw: Mapping[str, Json], name: str) -> Any:
+def _at(raw: Mapping[str, Json], name: str) -> object:
     value = field_at(raw, name)
     return None if value is MISSING else value
 
@@ -250,7 +250,7 @@ def _reward(raw: Mapping[str, Json], name: str | None) -> tuple[float, list[str]
     return _number(found, f"{', '.join(REWARD)} (fields: {', '.join(map(str, raw))})"), summed
 
 
-def _number(value: Any, where: str) -> float:
+def _number(value: object, where: str) -> float:
     if not isinstance(value, int | float) or not math.isfinite(value):
         why = "no reward" if value is None else f"the reward is {value!r}"
         raise BadRowError(f"{why}: a number is wanted in {where}; name it with --reward-field")

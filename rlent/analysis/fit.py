@@ -17,6 +17,7 @@ from rlent.math.law import LEVEL, AcrossSizes, Forecast, Law, across_sizes, fit_
 from rlent.runs.folder import RunFolder
 from rlent.track.record import read_rows
 from rlent.train.law import ENTROPY, SCORE, interventions, pairs
+from rlent.types import Json, JsonObject
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -132,7 +133,7 @@ def main(
         raise UsageError("--predict needs laws of models of at least two sizes")
     files = [str(f) for f in _plot(fits, sizes, Path(out), points.y)] if out and any(f.law for f in fits) else []
     if as_json:
-        document: dict[str, Any] = {"x": points.x, "y": points.y, "level": LEVEL, "runs": [_plain(f) for f in fits], "files": files}
+        document: dict[str, object] = {"x": points.x, "y": points.y, "level": LEVEL, "runs": [_plain(f) for f in fits], "files": files}
         if sizes is not None:
             document["sizes"] = {**asdict(sizes), "ceiling": None if predict is None else sizes.ceiling(predict)}
         print(json.dumps(document, indent=1, allow_nan=False))
@@ -150,7 +151,7 @@ def _sizes(fits: Sequence[Fit]) -> AcrossSizes | None:
     return across_sizes([float(n or 0) for n, _ in known], [law for _, law in known])
 
 
-def _plain(fit: Fit) -> dict[str, Any]:
+def _plain(fit: Fit) -> JsonObject:
     found = asdict(fit)
     if fit.law is not None:
         found["law"]["ceiling"] = fit.law.ceiling
@@ -222,7 +223,7 @@ def _plot(fits: Sequence[Fit], sizes: AcrossSizes | None, out: Path, y: str) -> 
     names = _labels(fits, sizes)
     look = looks(names.values())
     runs = list(names.values())
-    rows: list[list[Any]] = [["run", "parameters", "step", "entropy", "score", "law"]]
+    rows: list[list[Json]] = [["run", "parameters", "step", "entropy", "score", "law"]]
     widest = max(h for fit in fits for h in fit.entropy)
     for index, fit in enumerate(sorted(fits, key=lambda f: list(names).index(f.run))):
         name = names[fit.run]
@@ -267,7 +268,7 @@ def _ceiling(axes: Axes, x: float, law: Law, look: Look, **options: Any) -> None
     axes.errorbar([x], [law.ceiling], yerr=bar, color=look.colour, capsize=3, fmt=look.marker, markersize=4.5, **options)
 
 
-def _numbers(fit: Fit) -> list[list[Any]]:
+def _numbers(fit: Fit) -> list[list[Json]]:
     """The rows of the figure's CSV."""
     name, law = Path(fit.run).name, fit.law
     return [

@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +36,7 @@ from rlent.train.ledger import entropy_change_terms
 from rlent.train.meter import Meter
 from rlent.train.records import Minibatch, Scalars, Step
 from rlent.train.trainer import Controllers, Trainer
-from rlent.types import Batch
+from rlent.types import Batch, Tokenizer
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -170,7 +169,7 @@ class Replay:
         source: Source,
         policy: Policy | None = None,
         models: Mapping[str, Policy] | None = None,
-        tokenizer: Callable[[], Any] | None = None,
+        tokenizer: Callable[[], Tokenizer] | None = None,
     ) -> None:
         self.recipe, self.source, world, plan = recipe, source, World(), recipe.plan.fresh()
         knobs = Knobs({name: node for name, node in plan.knobs().items() if node.seat != "sampler"})
@@ -181,7 +180,7 @@ class Replay:
             if source.config is not None:
                 actor.recorded = recipe["trainer"]["max_tokens_per_microbatch"] == source.config["trainer"]["max_tokens_per_microbatch"]
 
-        def text() -> Any:
+        def text() -> Tokenizer:
             if tokenizer is None:
                 raise UsageError("the texts of the tokens are not in the batch, and there is no tokenizer here to make them")
             return tokenizer()
@@ -293,7 +292,7 @@ def play(
     *,
     policy: Policy | None = None,
     models: Mapping[str, Policy] | None = None,
-    tokenizer: Callable[[], Any] | None = None,
+    tokenizer: Callable[[], Tokenizer] | None = None,
     own: bool = False,
 ) -> Played:
     """One method on the batch. What it lacks is its `reason`; `own` plays the run's own recipe in the state it had."""

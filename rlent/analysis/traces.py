@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from rlent.data.rows import BadRowError
 from rlent.types import Json, JsonObject
@@ -52,7 +51,7 @@ def traces(raw: Mapping[str, Json]) -> list[Mapping[str, Json]] | None:
     return [{**trace, "episode": episode} for trace in raw["traces"] if isinstance(trace, Mapping)]
 
 
-def text_of(content: Any) -> str | None:
+def text_of(content: object) -> str | None:
     """A message's text: a string, nothing, or parts that are all texts. None if it is something else, such as an image."""
     if isinstance(content, list) and all(isinstance(p, Mapping) and isinstance(p.get("text"), str) for p in content):
         return "".join(p["text"] for p in content)
@@ -95,7 +94,7 @@ def said(trace: Mapping[str, Json]) -> Said:
     )
 
 
-def _path(nodes: Sequence[Any], leaf: int) -> list[Mapping[str, Json]]:
+def _path(nodes: Sequence[object], leaf: int) -> list[Mapping[str, Json]]:
     """A node and those before it, from the first message on."""
     found = []
     at: int | None = leaf
