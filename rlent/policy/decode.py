@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from rlent.policy.forward import Model
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache
 
 
 class Decoder:
@@ -63,7 +66,7 @@ class Decoder:
         if self._seen is not None:
             self._seen = self._seen.index_select(0, index)
 
-    def _new_cache(self) -> Any:
+    def _new_cache(self) -> DynamicCache:
         from transformers import DynamicCache
 
         return DynamicCache(config=self.model.config)

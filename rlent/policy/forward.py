@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,14 +19,27 @@ from torch import Tensor, nn
 from rlent.errors import ModelError
 
 
+class Head(Protocol):
+    """The output head: a linear layer."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+
+class Output(Protocol):
+    """What a causal language model returns: logits [B, L, V]."""
+
+    logits: Tensor
+
+
 class Model(Protocol):
     """What rlent asks of a causal language model (`transformers.PreTrainedModel` is one). `config` and modules are those of its family."""
 
     config: Any
     model: Any
-    forward: Callable[..., Any]
+    forward: Callable[..., object]
 
-    def __call__(self, *, input_ids: Tensor, use_cache: bool) -> Any: ...
+    def __call__(self, *, input_ids: Tensor, use_cache: bool) -> Output: ...
 
     def parameters(self) -> Iterator[nn.Parameter]: ...
 
@@ -36,13 +49,13 @@ class Model(Protocol):
 
     def eval(self) -> object: ...
 
-    def to(self, device: str | torch.device, /) -> Any: ...
+    def to(self, device: str | torch.device, /) -> Self: ...
 
-    def get_decoder(self) -> Any: ...
+    def get_decoder(self) -> nn.Module: ...
 
-    def get_output_embeddings(self) -> Any: ...
+    def get_output_embeddings(self) -> Head: ...
 
-    def save_pretrained(self, folder: str | Path, /, **options: Any) -> None: ...
+    def save_pretrained(self, folder: str | Path, /, *, state_dict: dict[str, Tensor] = ...) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -123,7 +136,7 @@ class GeneralForward:
     packs = False
 
     def __init__(self, model: Model) -> None:
-        self.body: Any = model.get_decoder()
+        self.body = model.get_decoder()
         self.blocks: Sequence[nn.Module] = getattr(self.body, "layers", ())
         self.device: torch.device = next(model.parameters()).device
 
@@ -166,7 +179,7 @@ def position_limit(config: Any) -> int | None:
     return limit
 
 
-def attends_fully(config: Any) -> bool:
+def attends_fully(config: object) -> bool:
     """Whether each layer of a language model attends to all earlier tokens, and to no window of them."""
     kinds = getattr(config, "layer_types", None) or ()
     return getattr(config, "sliding_window", None) is None and all(kind == "full_attention" for kind in kinds)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from rlent.math.entropy import reduction_dtype
+from rlent.policy.context import Context
 from rlent.policy.probes import Probe, call_probe
 
 TILE = {"cpu": 1 << 23, "cuda": 1 << 26}
@@ -246,9 +247,14 @@ class _Running:
         return self.logp.sub_(self.top).sub_(log_sum), self.top + log_sum, entropy
 
 
+class _Context(Context, Protocol):
+    saved_tensors: tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor | None]  # hidden, weight, bias, log-sum-exp, entropy
+    job: _Job
+
+
 class _Statistics(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, job: _Job) -> tuple[Tensor | None, ...]:
+    def forward(ctx: _Context, hidden: Tensor, weight: Tensor, bias: Tensor | None, job: _Job) -> tuple[Tensor | None, ...]:
         head = _Head(hidden, weight, bias, job)
         n = len(hidden)
         cols, rows = head.tiles()
@@ -274,9 +280,9 @@ class _Statistics(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, g_logp: Tensor | None, g_entropy: Tensor | None, *g_probes: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _Context, g_logp: Tensor | None, g_entropy: Tensor | None, *g_probes: Tensor | None) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, lse, ent = ctx.saved_tensors
-        job: _Job = ctx.job
+        job = ctx.job
         head = _Head(hidden, weight, bias, job)
         cols, rows = head.tiles()
         upstream = _Upstream(lse, ent, g_logp, g_entropy)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from rlent.errors import CheckpointError, ModelError
 from rlent.policy.forward import Model, position_limit
 from rlent.policy.shard import Sharding
 from rlent.system.write import atomic
+from rlent.types import Tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64, "float16": torch.float16}
 
@@ -38,7 +39,15 @@ class ModelSpec:
     sharding: Sharding | None = None
 
 
-def load_model(spec: ModelSpec) -> tuple[Model, Any]:
+class ModelTokenizer(Tokenizer, Protocol):
+    """The tokenizer of a model, which is written with it."""
+
+    pad_token_id: int | None
+
+    def save_pretrained(self, folder: str | Path, /) -> object: ...
+
+
+def load_model(spec: ModelSpec) -> tuple[Model, ModelTokenizer]:
     """The model on its device, and its tokenizer.
 
     Raises:
@@ -50,9 +59,9 @@ def load_model(spec: ModelSpec) -> tuple[Model, Any]:
     if dtype not in DTYPES:
         raise ModelError(f"model.dtype is {spec.dtype!r}; one of {', '.join(DTYPES)} is accepted")
     place = _locate(spec.path)
-    common: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
+    common: dict[str, str | bool | None] = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, **common)
+        tokenizer: Any = AutoTokenizer.from_pretrained(place, **common)
         model: Any = AutoModelForCausalLM.from_pretrained(
             place, dtype=DTYPES[dtype], attn_implementation=spec.attn, use_safetensors=True, **common
         )
@@ -61,7 +70,7 @@ def load_model(spec: ModelSpec) -> tuple[Model, Any]:
     return model.to(spec.device), tokenizer
 
 
-def load_tokenizer(path: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> tuple[Any, int | None]:
+def load_tokenizer(path: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> tuple[ModelTokenizer, int | None]:
     """A model's tokenizer and its number of positions (None: no limit), without its weights.
 
     Raises:
@@ -70,15 +79,16 @@ def load_tokenizer(path: str | Path, *, revision: str | None = None, trust_remot
     from transformers import AutoConfig, AutoTokenizer
 
     place = _locate(path)
-    common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    common: dict[str, str | bool | None] = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
         config = AutoConfig.from_pretrained(place, **common)
-        return AutoTokenizer.from_pretrained(place, **common), position_limit(config)
+        tokenizer: Any = AutoTokenizer.from_pretrained(place, **common)
+        return tokenizer, position_limit(config)
     except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
         raise ModelError(_why(path, place, error)) from error
 
 
-def write_model(model: Model, tokenizer: Any, folder: str | Path, weights: Mapping[str, Tensor] | None = None) -> Path:
+def write_model(model: Model, tokenizer: ModelTokenizer | None, folder: str | Path, weights: Mapping[str, Tensor] | None = None) -> Path:
     """Write a model as safetensors with its tokenizer (None: without), whole or not at all; `weights` stand in for the model's own.
 
     Raises:

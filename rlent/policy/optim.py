@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
 
 from rlent.errors import CheckpointError, NonFinite
 from rlent.policy.shard import full_tensor, is_split
+from rlent.types import JsonObject
 
 Schedule = Literal["constant", "linear", "cosine"]
 SCHEDULES: tuple[Schedule, ...] = ("constant", "linear", "cosine")
@@ -42,6 +43,13 @@ def lr_at(
     way = min(1.0, (step - warmup_steps) / max(1, steps - 1 - warmup_steps))
     fall = way if schedule == "linear" else (1 - math.cos(math.pi * way)) / 2
     return lr * (1 - fall * (1 - final_share))
+
+
+class OptimTensors(TypedDict):
+    """The tensors of an optimizer by parameter name: AdamW's `state` by name of the moment, and the float32 `masters` of half-precision weights."""
+
+    state: dict[str, dict[str, Tensor]]
+    masters: dict[str, Tensor]
 
 
 class Update:
@@ -124,23 +132,24 @@ class Update:
         more = f" and {len(bad) - 6} more" if len(bad) > 6 else ""
         return f"the gradient of {listed}{more} is not finite; the weights were not changed"
 
-    def tensors(self) -> dict[str, Any]:
+    def tensors(self) -> OptimTensors:
         """The optimizer's tensors by parameter name, live: loading into them in place is loading."""
         state = {name: {k: self.adam.state[master][k] for k in ("step", *_MOMENTS)} for name, master in self.masters.items()}
         return {"state": state, "masters": {name: m for name, m in self.masters.items() if m is not self.params[name]}}
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self) -> JsonObject:
         """Numbers that are not tensors."""
         return {"count": self.count}
 
     @torch.no_grad()
-    def load(self, tensors: Mapping[str, Any], plain: Mapping[str, Any]) -> None:
+    def load(self, tensors: OptimTensors, plain: Mapping[str, Any]) -> None:
         """Take up a state of `tensors` and `plain`.
 
         Raises:
             CheckpointError: the state is of other parameters; names them.
         """
         mine = self.tensors()
+        kind: Literal["state", "masters"]
         for kind in ("state", "masters"):
             wrong = sorted(mine[kind].keys() ^ tensors[kind].keys())
             if wrong:

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from rlent.policy.forward import Forward, GeneralForward, Layout, Model, attends_fully, text_config
@@ -267,7 +267,7 @@ class PackedForward(GeneralForward):
 
 
 def _attention(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, *, packed: Packed | None = None, way: str = "rows",
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, *, packed: Packed | None = None, way: str = "rows",
     scaling: float | None = None, **others: Any,
 ) -> tuple[Tensor, None]:  # fmt: skip
     """Transformers' attention interface: queries [1,H,M,d], keys and values [1,K,M,d] to [1,M,H,d]."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import torch
 from jaxtyping import Float
@@ -18,12 +18,19 @@ from rlent.math.entropy import reduction_dtype
 from rlent.policy import cpu
 from rlent.policy.forward import Forward, Layout, Model, position_limit, text_config
 from rlent.policy.head import token_statistics
-from rlent.policy.load import ModelSpec, load_model, write_model
-from rlent.policy.optim import Update
+from rlent.policy.load import ModelSpec, ModelTokenizer, load_model, write_model
+from rlent.policy.optim import OptimTensors, Update
 from rlent.policy.prepare import check_head, compile_checked, general_forward, no_dropout
 from rlent.policy.probes import Probe, call_probe, probe_reads
 from rlent.policy.shard import Sharding, full_tensor, gathered, recompute_layers, shard
-from rlent.types import Batch
+from rlent.types import Batch, JsonObject
+
+
+class PolicyTensors(TypedDict):
+    """The tensors of a policy: weights by Hugging Face name and, where it is trained, those of its optimizer."""
+
+    model: dict[str, Tensor]
+    optim: NotRequired[OptimTensors]
 
 
 class Policy:
@@ -36,7 +43,7 @@ class Policy:
     def __init__(
         self,
         model: Model,
-        tokenizer: Any = None,
+        tokenizer: ModelTokenizer | None = None,
         *,
         optim: Mapping[str, Any] | None = None,
         steps: int = 0,
@@ -72,7 +79,7 @@ class Policy:
         self._forward: Forward = cpu.LeanForward(model) if self.lean else general_forward(model, packing, self.compute)
         config = text_config(model)
         self.limit = position_limit(config)
-        self.head: Any = model.get_output_embeddings()
+        self.head = model.get_output_embeddings()
         self.softcap: float | None = getattr(config, "final_logit_softcapping", None)
         if compile:
             compile_checked(model, self._forward, self.compute)
@@ -233,11 +240,11 @@ class Policy:
         """Whole weights in `model`'s modules while inside, also where they are split over ranks."""
         return contextlib.nullcontext() if self.root is None else gathered(self.root)
 
-    def model_state(self) -> dict[str, Any]:
+    def model_state(self) -> PolicyTensors:
         """The weights, live, under `model`: the part of `state_dict` that evaluation needs."""
         return {"model": {name: p.detach() for name, p in self.model.named_parameters()}}
 
-    def load_model_state(self, tensors: Mapping[str, Any]) -> None:
+    def load_model_state(self, tensors: PolicyTensors) -> None:
         """Take up weights of `model_state`.
 
         Raises:
@@ -252,12 +259,12 @@ class Policy:
             for name, p in mine.items():
                 p.copy_(given[name])
 
-    def state_dict(self) -> tuple[dict[str, Any], dict[str, Any]]:
+    def state_dict(self) -> tuple[PolicyTensors, JsonObject]:
         """(tensors, plain): live tensors by name, which may be loaded into in place, and plain numbers."""
         tensors = self.model_state()
         return (tensors, {}) if self.update is None else (tensors | {"optim": self.update.tensors()}, self.update.plain())
 
-    def load_state_dict(self, tensors: Mapping[str, Any], plain: Mapping[str, Any]) -> None:
+    def load_state_dict(self, tensors: PolicyTensors, plain: Mapping[str, Any]) -> None:
         """Take up a state. Training goes on from it exactly as it would have.
 
         Raises:

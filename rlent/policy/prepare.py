@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -108,7 +107,7 @@ def check_head(model: Model, forward: Forward, softcap: float | None) -> None:
         )
 
 
-def _computing(weight: Tensor, dtype: torch.dtype) -> AbstractContextManager[Any]:
+def _computing(weight: Tensor, dtype: torch.dtype) -> AbstractContextManager[object]:
     """Inside, products are in `dtype`, as under FSDP's mixed precision."""
     return torch.autocast(weight.device.type, dtype=dtype, enabled=dtype != weight.dtype)
 

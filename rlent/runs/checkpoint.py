@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch.distributed.checkpoint as dcp
@@ -34,7 +35,7 @@ def steps(folder: Path) -> list[int]:
     )
 
 
-def save(folder: Path, step: int, tensors: dict[str, object], state: TrainingState, world: World, keep: int) -> Path:
+def save(folder: Path, step: int, tensors: Mapping[str, object], state: TrainingState, world: World, keep: int) -> Path:
     """Write a checkpoint atomically and drop the oldest beyond `keep`.
 
     Raises:
@@ -82,7 +83,7 @@ def read_state(folder: Path, step: int) -> TrainingState:
         raise CheckpointError(f"{file} cannot be read ({error})") from error
 
 
-def read_tensors(folder: Path, step: int, tensors: dict[str, object], world: World) -> dict[str, object]:
+def read_tensors(folder: Path, step: int, tensors: Mapping[str, object], world: World) -> Mapping[str, object]:
     """Load a checkpoint's tensors into `tensors`, in place.
 
     Raises:

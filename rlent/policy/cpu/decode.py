@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from jaxtyping import Float, Int
@@ -45,15 +45,15 @@ class _LayerProducts:
         return linear_add(nn.functional.silu(linear(hidden, self._gate.weight)).mul_(linear(hidden, self._up.weight)), self._down.weight, x)
 
 
-def _product(module: Any) -> Callable[[Tensor], Tensor]:
+def _product(module: nn.Module) -> Callable[[Tensor], Tensor]:
     return functools.partial(linear, weight=module.weight, bias=module.bias) if _is_plain(module) else module
 
 
-def _is_plain(module: Any) -> bool:
+def _is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
     return type(module) is nn.Linear and not hooked(module)
 
 
-def _bypassed(model: Model) -> list[Any]:
+def _bypassed(model: Model) -> list[nn.Module]:
     """The modules whose forward is not called."""
     return [model, model.model, *model.model.layers, *(layer.self_attn for layer in model.model.layers)]
 

@@ -15,13 +15,14 @@ Everything stays in the weights' precision; in float64 nothing passes through fl
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from rlent.policy.context import Context
 from rlent.policy.cpu.fits import Checks, causal, hooked, obstacle
 from rlent.policy.cpu.products import ROWS, linear, linear_add, outer, times, times_add
 from rlent.policy.cpu.short import Short, attend_short, fits
@@ -109,18 +110,30 @@ def _rounded(index: Tensor, fill: int) -> Tensor:
     return torch.nn.functional.pad(index, (0, -len(index) % ROWS), value=fill)
 
 
+class _Saved(Context, Protocol):
+    saved_tensors: tuple[Tensor, ...]
+
+
+class _AddContext(_Saved, Protocol):
+    biased: bool
+
+
+class _ProjectContext(_Saved, Protocol):
+    biased: tuple[bool, bool, bool]  # queries, keys, values
+
+
 class _Norm(torch.autograd.Function):
     """weight * x / rms(x)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    def forward(ctx: _Saved, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         unit, rate = _unit(x, eps)
         ctx.save_for_backward(x, weight, rate)
         return unit.mul_(weight)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _Saved, g: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, rate = ctx.saved_tensors
         return *_unit_backward(g, x * rate, weight, rate), None
 
@@ -129,14 +142,14 @@ class _Add(torch.autograd.Function):
     """x + out(mixed)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, mixed: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx: _AddContext, x: Tensor, mixed: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(mixed, weight)
         ctx.biased = bias is not None
         return linear_add(mixed, weight, x if bias is None else x + bias)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _AddContext, g: Tensor) -> tuple[Tensor | None, ...]:
         mixed, weight = ctx.saved_tensors
         return g, times(g, weight), outer(g, mixed), g.sum(0) if ctx.biased else None
 
@@ -146,7 +159,7 @@ class _Project(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, scale: Tensor, eps: float, cos: Tensor, sin: Tensor,
+        ctx: _ProjectContext, x: Tensor, scale: Tensor, eps: float, cos: Tensor, sin: Tensor,
         wq: Tensor, bq: Tensor | None, wk: Tensor, bk: Tensor | None, wv: Tensor, bv: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         unit, rate = _unit(x, eps)
@@ -158,7 +171,7 @@ class _Project(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gq: Tensor, gk: Tensor, gv: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _ProjectContext, gq: Tensor, gk: Tensor, gv: Tensor) -> tuple[Tensor | None, ...]:
         x, rate, scale, cos, sin, wq, wk, wv = ctx.saved_tensors
         unit = x * rate
         normed = unit * scale
@@ -174,7 +187,7 @@ class _Mlp(torch.autograd.Function):
     """x + down(silu(gate(norm(x))) * up(norm(x)))."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, eps: float, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    def forward(ctx: _Saved, x: Tensor, scale: Tensor, eps: float, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
         unit, rate = _unit(x, eps)
         normed = unit.mul_(scale)
         a, b = linear(normed, gate), linear(normed, up)
@@ -183,7 +196,7 @@ class _Mlp(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _Saved, g: Tensor) -> tuple[Tensor | None, ...]:
         x, rate, scale, a, b, gate, up, down = ctx.saved_tensors
         unit = x * rate
         normed = unit * scale

@@ -8,13 +8,14 @@ are held, which is the faster way while rows are short (`LONGEST`); longer rows 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from rlent.policy.context import Context
 from rlent.policy.packing import Packed, buckets
 
 LONGEST = 256
@@ -94,9 +95,16 @@ def attend_short(q: Float[Tensor, "M H d"], k: Float[Tensor, "M K d"], v: Float[
     return _Attend.apply(q, k, v, short, scale)  # type: ignore[no-untyped-call]
 
 
+class _Context(Context, Protocol):
+    saved_tensors: tuple[Tensor, ...]  # of each of the segments: queries, keys, values and shares
+    short: Short
+    scale: float
+    shapes: tuple[torch.Size, torch.Size]  # of the queries and of the keys
+
+
 class _Attend(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, short: Short, scale: float) -> Tensor:
+    def forward(ctx: _Context, q: Tensor, k: Tensor, v: Tensor, short: Short, scale: float) -> Tensor:
         found, kept = [], []
         shared = k.shape[1]
         for s in short.segments:
@@ -113,7 +121,7 @@ class _Attend(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _Context, g: Tensor) -> tuple[Tensor | None, ...]:
         short, kept, (wide, narrow) = ctx.short, ctx.saved_tensors, ctx.shapes
         g_k, g_v = g.new_zeros(2, narrow[0], narrow[1] * narrow[2])
         found = []
