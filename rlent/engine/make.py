@@ -8,6 +8,7 @@ from typing import Any
 
 from rlent.engine.base import Engine
 from rlent.errors import UsageError
+from rlent.policy.load import ModelTokenizer
 from rlent.policy.policy import Policy
 from rlent.recipe.mount import Node, locate
 
@@ -32,7 +33,7 @@ def make_engine(spec: Mapping[str, Any], policy: Policy, decode: Sequence[Node] 
     return engine
 
 
-def _pad_id(tokenizer: Any) -> int:
+def _pad_id(tokenizer: ModelTokenizer | None) -> int:
     """The token that fills up short prompts; nothing attends to it."""
     known = (tokenizer.pad_token_id, tokenizer.eos_token_id) if tokenizer is not None else ()
     return next((token for token in known if token is not None), 0)

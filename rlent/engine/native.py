@@ -10,7 +10,6 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -242,7 +241,9 @@ class _Wave:
             sampled = [row[:n] for row, n in zip(tokens[rows].tolist(), end[rows].tolist(), strict=True)]
             self.done([self.order[i] for i in rows.tolist()], sampled)
 
-    def _ruled(self, logits: Float[Tensor, "n V"], beside: Mapping[str, Tensor], t: int) -> tuple[Tensor, Any, Any, Any]:
+    def _ruled(
+        self, logits: Float[Tensor, "n V"], beside: Mapping[str, Tensor], t: int
+    ) -> tuple[Tensor, float | Tensor, int | Tensor, float | Tensor]:
         """Logits, temperature, top-k and top-p as the rules leave them."""
         if not self.rules:
             return logits, *self.settings
@@ -272,7 +273,7 @@ class _Wave:
         self.memory = {name: value[keep] for name, value in self.memory.items()}
         self.alive, self.end, self.stopped = self.alive[keep], self.end[keep], self.stopped[keep]
         temperature, top_k, top_p = (s[keep] if isinstance(s, Tensor) else s for s in self.settings)
-        self.settings = temperature, top_k, top_p
+        self.settings = temperature, top_k, top_p  # type: ignore[assignment]
         self.stop = self.stop[keep] if len(self.stop) > 1 else self.stop
 
     def _refuse_nan(self, logps: Float[Tensor, "N t"], end: Int[Tensor, " N"]) -> None:
@@ -314,7 +315,7 @@ def _kept(going: Bool[Tensor, " n"]) -> Int[Tensor, " m"]:
     return torch.cat((keep, (~going).nonzero().squeeze(1)[:spare])).sort().values
 
 
-def _settings(rows: Sequence[Request], device: torch.device) -> tuple[Any, Any, Any]:
+def _settings(rows: Sequence[Request], device: torch.device) -> tuple[float | Tensor, int | Tensor, float | Tensor]:
     """Temperature, top-k and top-p of requests."""
     columns = ([r.temperature for r in rows], [r.top_k for r in rows], [r.top_p for r in rows])
     return tuple(_shared(values, device) for values in columns)  # type: ignore[return-value]

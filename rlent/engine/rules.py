@@ -24,7 +24,7 @@ class Rule(Protocol):
 
     name: str
 
-    def __call__(self, streams: Mapping[str, Any]) -> Any: ...
+    def __call__(self, streams: Mapping[str, Tensor | None]) -> Tensor | Mapping[str, Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Measure:
     fn: Callable[[Tensor], Mapping[str, Tensor]]
     name: str = ""
 
-    def __call__(self, streams: Mapping[str, Any]) -> Any:
+    def __call__(self, streams: Mapping[str, Any]) -> Mapping[str, Tensor]:
         return self.fn(streams["logits"])
 
 
@@ -53,7 +53,7 @@ def follow(
     logits: Float[Tensor, "n V"],
     temperature: float | Tensor,
     memory: Mapping[str, Tensor],
-    streams: Mapping[str, Any],
+    streams: Mapping[str, Tensor],
 ) -> Ruled:
     """Call the rules in order, each on what the ones before have left. A row with request temperature 0 stays greedy.
 
@@ -81,7 +81,7 @@ def follow(
     return done
 
 
-def _shaped(rule: Rule, what: str, value: Any, shape: torch.Size) -> Tensor:
+def _shaped(rule: Rule, what: str, value: object, shape: torch.Size) -> Tensor:
     if not isinstance(value, Tensor) or value.shape != shape:
         found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise EngineError(f"decode.{rule.name} returned {what} of shape {found}; {tuple(shape)} is expected")

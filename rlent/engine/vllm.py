@@ -17,7 +17,8 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from types import ModuleType
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.distributed as dist
@@ -35,6 +36,18 @@ from rlent.types import Batch, Request, Rollouts
 _PROBE_TOKENS = 8
 _TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.25}
 """How far vLLM's log-probabilities may be from the policy's in the proof, nats: the rounding of two implementations."""
+
+
+class _Logprob(Protocol):
+    logprob: float
+
+
+class _Answer(Protocol):
+    """What is used of vLLM's `CompletionOutput`: `logprobs` by token id for each sampled token."""
+
+    token_ids: Sequence[int]
+    logprobs: Sequence[Mapping[int, _Logprob]]
+    finish_reason: str | None
 
 
 class VllmEngine:
@@ -82,7 +95,7 @@ class VllmEngine:
         dtype: Literal["float32", "bfloat16", "float16"] | None = None,
     ) -> None:
         ranks = dist.get_world_size() if dist.is_initialized() else 1
-        self._group: Any = _group_of(tensor_parallel, ranks)
+        self._group = _group_of(tensor_parallel, ranks)
         if others:
             raise EngineError(f"vLLM samples one model, and a decode function reads the logits of {', '.join(others)}; use engine=native")
         self.dtype: torch.dtype = DTYPES[dtype] if dtype else next(model.parameters()).dtype
@@ -259,7 +272,9 @@ class VllmEngine:
             if done is not None:
                 done(places, [results.tokens[i] for i in places])
 
-    def _steps(self, wanted: Sequence[int], prompts: Sequence[Any], specs: Sequence[Any]) -> Iterator[tuple[list[int], list[Any]]]:
+    def _steps(
+        self, wanted: Sequence[int], prompts: Sequence[Mapping[str, Sequence[int]]], specs: Sequence[object]
+    ) -> Iterator[tuple[list[int], list[_Answer]]]:
         """The places of requests and their answers, as they end: the loop of `LLM.generate`. What is left when it is left is dropped."""
         engine = self.llm.llm_engine
         names = self.llm.enqueue(prompts, specs, use_tqdm=False)
@@ -273,7 +288,7 @@ class VllmEngine:
             if engine.has_unfinished_requests():
                 engine.abort_request(names, internal=True)
 
-    def _spec(self, row: Request, tokens: int, top: int, ruled: int | None) -> Any:
+    def _spec(self, row: Request, tokens: int, top: int, ruled: int | None) -> object:
         seed = int(noise.uniform("vllm", *row.key, len(row.prefix)) * 2**53)
         return self._sampling(
             temperature=row.temperature if ruled is None or row.temperature == 0 else 1.0,  # else the rules' processor tempers
@@ -288,7 +303,7 @@ class VllmEngine:
             extra_args=None if ruled is None else {"rlent_row": ruled},
         )
 
-    def _write(self, results: Rollouts, i: int, answer: Any, greedy: bool) -> None:
+    def _write(self, results: Rollouts, i: int, answer: _Answer, greedy: bool) -> None:
         tokens = list(answer.token_ids)
         table = [{k: v.logprob for k, v in position.items()} for position in answer.logprobs]
         logps = [0.0 if greedy else position[t] for position, t in zip(table, tokens, strict=True)]
@@ -301,7 +316,7 @@ class VllmEngine:
             results.sampler_entropy[i] = [0.0] * len(tokens) if greedy else [_entropy(list(position.values())) for position in table]
 
 
-def _group_of(size: int, ranks: int) -> Any:
+def _group_of(size: int, ranks: int) -> dist.ProcessGroup | None:
     """This rank's group of `size` consecutive ranks, None for one alone. All ranks make all groups together.
 
     Raises:
@@ -318,12 +333,12 @@ def _group_of(size: int, ranks: int) -> Any:
     return groups[dist.get_rank() // size]
 
 
-def _on_gpu(memory: float, eager: bool | None) -> dict[str, Any]:
+def _on_gpu(memory: float, eager: bool | None) -> dict[str, bool | int | float]:
     """vLLM's options where there is a GPU."""
     return {"gpu_memory_utilization": memory, "enforce_eager": bool(eager)}
 
 
-def _on_cpu(cache: int, eager: bool | None, limit: int | None) -> dict[str, Any]:
+def _on_cpu(cache: int, eager: bool | None, limit: int | None) -> dict[str, bool | int | float]:
     """vLLM's options where there is none; `cache` in GiB.
 
     A prompt that is read in pieces draws a token for each piece, and only a GPU's generator can take such a draw back.
@@ -333,10 +348,10 @@ def _on_cpu(cache: int, eager: bool | None, limit: int | None) -> dict[str, Any]
 
 
 @contextlib.contextmanager
-def _memory_of_its_own(group: Any) -> Iterator[None]:
+def _memory_of_its_own(group: dist.ProcessGroup) -> Iterator[None]:
     """While inside, vLLM names the memory that ranks share on a CPU anew; its own name is the same for every run on a machine, so that a
     second one, or one after a run that was killed, could not start. At the end all have it open, and the name goes: nothing stays behind."""
-    tokens: list[Any] = [None] * dist.get_world_size(group)
+    tokens: list[str | None] = [None] * dist.get_world_size(group)
     dist.all_gather_object(tokens, uuid.uuid4().hex, group=group)
     shared = importlib.import_module("vllm.distributed.device_communicators.cpu_communicator")._CPUSHMDistributed
     theirs = shared.make_group_name
@@ -372,7 +387,7 @@ def _entropy(logps: Sequence[float]) -> float:
     return float(-torch.special.xlogy(p, p).sum() - torch.special.xlogy(rest, rest))
 
 
-def _import() -> Any:
+def _import() -> ModuleType:
     """vLLM, set to stay in this process, to leave torch's threads alone, and to send nothing to anyone."""
     for name, value in {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",

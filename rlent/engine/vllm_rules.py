@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,7 +17,10 @@ from vllm.v1.sample.logits_processor import LogitsProcessor, MoveDirectionality
 
 from rlent.engine.rules import Rule, follow
 from rlent.engine.warp import warp
-from rlent.types import Request
+from rlent.types import Json, Request
+
+if TYPE_CHECKING:
+    from vllm.v1.sample.logits_processor import BatchUpdate
 
 
 @dataclass(slots=True)
@@ -31,7 +34,7 @@ class Row:
     position: int = -1
     memory: dict[str, Tensor] = field(default_factory=dict)
     fresh: dict[str, Tensor] = field(default_factory=dict)
-    notes: dict[str, dict[int, Any]] = field(default_factory=dict)
+    notes: dict[str, dict[int, Json]] = field(default_factory=dict)
 
     def at(self, position: int) -> dict[str, Tensor]:
         """The rules' memory for a position."""
@@ -56,7 +59,7 @@ class Board:
         finally:
             self.rules, self.rows = (), []
 
-    def notes(self, lengths: Sequence[int]) -> dict[str, list[list[Any]]]:
+    def notes(self, lengths: Sequence[int]) -> dict[str, list[list[Json]]]:
         """What was noted of each row's tokens, in order."""
         names = {name for row in self.rows for name in row.notes}
         starts = [len(row.request.prefix) for row in self.rows]
@@ -99,13 +102,13 @@ class Processor(LogitsProcessor):  # type: ignore[misc, unused-ignore]
 
     board: Board
 
-    def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
+    def __init__(self, vllm_config: object, device: torch.device, is_pin_memory: bool) -> None:
         self.held: dict[int, tuple[Row, Sequence[int]]] = {}
 
     def is_argmax_invariant(self) -> bool:
         return False
 
-    def update_state(self, batch_update: Any) -> None:
+    def update_state(self, batch_update: BatchUpdate | None) -> None:
         if batch_update is None:
             return
         for index in batch_update.removed:
