@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -19,13 +19,13 @@ from transformers.utils import logging as hf_logging
 
 from rlent.engine.base import Engine
 from rlent.errors import RlentError, RunExists, UsageError
-from rlent.eval.compare import compare
+from rlent.eval.compare import Comparison, compare
 from rlent.eval.evaluate import evaluate
 from rlent.eval.figures import plot_pass_at_k, plot_sets
 from rlent.eval.folder import write_json
-from rlent.eval.report import Report, compare_reports
+from rlent.eval.report import Report, SuiteComparison, compare_reports
 from rlent.eval.result import Evaluation
-from rlent.eval.suite import Ask, Bench, benches
+from rlent.eval.suite import Ask, Bench, Source, benches
 from rlent.eval.targets import Target, decoding, targets, weights
 from rlent.policy.policy import Policy
 from rlent.ranks.world import World
@@ -60,7 +60,7 @@ def main(
         RecipeError: sets that cannot be read.
     """
     found = targets(arguments, config_dirs)
-    made: JsonObject = {}
+    made: dict[str, Source] = {}
     sampled = ask.with_overrides(arguments)
     plans = {t.label: benches(t.recipe, sampled, DEFAULT_PROBLEMS, made) for t in found}
     folders = {t.label: _folder(t, plans[t.label], ask, out, several=len(found) > 1) for t in found}
@@ -220,11 +220,18 @@ def _log(folder: Path, target: Target, report: Report) -> None:
 # --- several models --------------------------------------------------------------------------------------------------
 
 
-def _compare(reports: Sequence[Report], found: Sequence[Target], base: Path) -> JsonObject:
+class _Together(TypedDict):
+    """The comparison of several evaluations, and the folder it is written to."""
+
+    result: Comparison | SuiteComparison
+    folder: Path
+
+
+def _compare(reports: Sequence[Report], found: Sequence[Target], base: Path) -> _Together:
     """Paired differences from the first, in `comparison.json` and `.csv`, with one figure of all."""
     suite = any(t.recipe["eval"].get("sets") for t in found)
     if suite:
-        result: Any = compare_reports(reports)
+        result: Comparison | SuiteComparison = compare_reports(reports)
     else:
         result = compare([next(iter(r.sets.values())) for r in reports])
     folder = base / _safe("-vs-".join(r.label for r in reports))
@@ -241,7 +248,7 @@ def _compare(reports: Sequence[Report], found: Sequence[Target], base: Path) -> 
 # --- what is printed -------------------------------------------------------------------------------------------------
 
 
-def _document(reports: Sequence[Report], folders: dict[str, Path], together: JsonObject | None, verl: bool) -> JsonObject:
+def _document(reports: Sequence[Report], folders: dict[str, Path], together: _Together | None, verl: bool) -> JsonObject:
     def one(report: Report) -> JsonObject:
         place = {"folder": str(folders[report.label])}
         first = next(iter(report.sets.values()))
@@ -263,7 +270,7 @@ def show(console: Console, table: Table) -> None:
     print(caption)
 
 
-def _show(reports: Sequence[Report], folders: dict[str, Path], together: JsonObject | None, verl: bool) -> None:
+def _show(reports: Sequence[Report], folders: dict[str, Path], together: _Together | None, verl: bool) -> None:
     console = Console() if sys.stdout.isatty() else Console(width=160)
     for report in reports:
         folder = folders[report.label]

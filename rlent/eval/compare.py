@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from rlent.errors import UsageError
 from rlent.eval.folder import changes
 from rlent.eval.result import DRAWS, LEVEL, Evaluation, without_nan
 from rlent.math import intervals, passk
+from rlent.types import JsonObject
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -39,7 +40,7 @@ class Comparison:
     differences: Mapping[str, Mapping[str, intervals.Difference]]
     notes: tuple[str, ...]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """Plain values: no NaN, what cannot be estimated is None."""
         rows = {label: {name: asdict(d) for name, d in found.items()} for label, found in self.differences.items()}
         document = {

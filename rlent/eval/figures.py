@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rlent.errors import DataError
 from rlent.eval.result import LEVEL, Evaluation
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from rich.table import Table
 
-    from rlent.eval.report import Report
+    from rlent.eval.report import Mean, Report
+    from rlent.math.intervals import Average
 
 Rows = Sequence[JsonObject]
 
@@ -64,7 +65,7 @@ def _sets_panel(axes: Axes, reports: Sequence[Report], names: Sequence[str], loo
     highest = 0.0
     for i, r in enumerate(reports):
         at = [x + step * (i - (len(reports) - 1) / 2) for x in range(len(places))]
-        points: list[Any] = [*(r.sets[name].average for name in names), *r.means.values()]
+        points: list[Average | Mean] = [*(r.sets[name].average for name in names), *r.means.values()]
         values = [p.value for p in points]
         lows = [p.value if math.isnan(p.low) else p.low for p in points]
         highs = [p.value if math.isnan(p.high) else p.high for p in points]

@@ -14,12 +14,15 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlent.errors import DataError, RlentError, UsageError
 from rlent.ranks.world import World
 from rlent.system.write import write_text
 from rlent.types import Json, Problem
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ class Sample:
     source: str
     sample: int
     prompt: str
-    gold: Any
+    gold: object
     response: str
     answer: str | None
     correct: bool
@@ -50,7 +53,7 @@ Found = dict[tuple[str, str], dict[int, Sample]]
 """Responses by (source, problem) and by number of the sample."""
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     """The value as JSON brings it back."""
     return json.loads(json.dumps(value, default=str))
 
@@ -136,18 +139,18 @@ def append(path: Path, samples: Sequence[Sample]) -> None:
         os.fsync(file.fileno())
 
 
-def _lines(rows: Iterable[Any]) -> str:
+def _lines(rows: Iterable[DataclassInstance]) -> str:
     """Data objects as JSON lines."""
     return "".join(
         json.dumps({f.name: getattr(row, f.name) for f in fields(row)}, ensure_ascii=False, default=_json) + "\n" for row in rows
     )
 
 
-def _json(value: Any) -> Any:
+def _json(value: object) -> object:
     return dict(value) if isinstance(value, Mapping) else str(value)
 
 
-def write_lines(path: Path, rows: Iterable[Any]) -> None:
+def write_lines(path: Path, rows: Iterable[DataclassInstance]) -> None:
     """Write a file of JSON lines at once: either all of it is there, or what was there before."""
     write_text(path, _lines(rows))
 
@@ -173,7 +176,7 @@ def read_problems(path: Path) -> dict[tuple[str, str], Problem]:
     return found
 
 
-def changes(old: Any, new: Any, where: str = "") -> Iterator[str]:
+def changes(old: object, new: object, where: str = "") -> Iterator[str]:
     """Every value that differs between two nested mappings, as `key.key was x and is y`."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in sorted({*old, *new}):

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 from rlent.data.source import for_template
 from rlent.errors import DataError, RecipeError, UsageError
@@ -38,7 +37,7 @@ class Change:
     problem: str
     source: str
     sample: int
-    gold: Any
+    gold: object
     response: str
     was: Mapping[str, Json]
     now: Mapping[str, Json]
@@ -139,7 +138,9 @@ def read_responses(folder: Path) -> tuple[list[Sample], dict[tuple[str, str], Pr
     return samples, problems, frozenset(stated)
 
 
-def regrade(folder: Path, grader: Grader, *, name: str = "", progress: Any = None) -> tuple[Regraded, list[Sample]]:
+def regrade(
+    folder: Path, grader: Grader, *, name: str = "", progress: Callable[[int], object] | None = None
+) -> tuple[Regraded, list[Sample]]:
     """Grade the folder's responses again with `grader`; nothing is written."""
     samples, problems, stated = read_responses(folder)
     settings = _settings(folder)

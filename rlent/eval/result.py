@@ -379,7 +379,7 @@ def _many(count: int, thing: str) -> str:
     return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
-def without_nan(value: Any) -> Any:
+def without_nan(value: object) -> Any:
     if isinstance(value, Mapping):
         return {key: without_nan(v) for key, v in value.items()}
     if isinstance(value, (list, tuple)):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from rlent.data.problems import Problems
 from rlent.data.templates import check_template
@@ -18,6 +18,7 @@ from rlent.eval.result import ladder
 from rlent.recipe import compose as recipes
 from rlent.recipe.compose import Recipe, build
 from rlent.sampling.draw import Decoding
+from rlent.types import Grader, JsonObject
 
 SAMPLED = 0.6
 """Temperature where several samples are asked for and nothing but greedy is said: that of the sampled sets in the paper's protocol."""
@@ -61,6 +62,17 @@ class Ask:
         )
 
 
+class Source(Protocol):
+    """What a data block makes, as far as an evaluation uses it: see `rlent.data.source.LoadedData`."""
+
+    @property
+    def held_out(self) -> Problems: ...
+    @property
+    def template(self) -> str: ...
+    @property
+    def grader(self) -> Grader: ...
+
+
 @dataclass(frozen=True)
 class Bench:
     """One set of problems, its grader, and how it is sampled. `block` is the data block it was made from."""
@@ -68,7 +80,7 @@ class Bench:
     name: str
     problems: Problems
     whole: int  # problems in the set, of which `problems` may be the first few
-    source: Any
+    source: Source
     block: Mapping[str, Any]
     template: str
     n: int
@@ -76,7 +88,7 @@ class Bench:
     decoding: Decoding
 
     @property
-    def grader(self) -> Any:
+    def grader(self) -> Grader:
         return self.source.grader
 
     @property
@@ -99,7 +111,7 @@ def sampling(settings: Mapping[str, Any], protocol: Mapping[str, Any], ask: Ask,
         UsageError: k above n, or several greedy samples.
     """
 
-    def first(key: str, default: Any) -> Any:
+    def first(key: str, default: float) -> Any:
         given = settings.get(key)
         return given if given is not None else protocol.get(key, default)
 
@@ -123,7 +135,7 @@ def sampling(settings: Mapping[str, Any], protocol: Mapping[str, Any], ask: Ask,
     return n, ks, Decoding(float(temperature), float(first("top_p", 1.0)), int(settings["top_k"]), int(first("max_tokens", budget)))
 
 
-def benches(recipe: Recipe, ask: Ask, default_problems: int | None = None, made: dict[str, Any] | None = None) -> list[Bench]:
+def benches(recipe: Recipe, ask: Ask, default_problems: int | None = None, made: dict[str, Source] | None = None) -> list[Bench]:
     """The sets of a recipe's evaluation, read and checked.
 
     `default_problems` bounds the recipe's own held-out problems where neither the command line nor the data's protocol says. `made`
@@ -161,14 +173,14 @@ def benches(recipe: Recipe, ask: Ask, default_problems: int | None = None, made:
     return found
 
 
-def _block(name: str, path: str | None, recipe: Recipe) -> dict[str, Any]:
+def _block(name: str, path: str | None, recipe: Recipe) -> JsonObject:
     """The data block of a set: its card, read from the file if there is one."""
     card = name if path is None or name in recipes.groups(recipe.config_dirs)["data"] else "file"
     values = {} if path is None else {"path": path, "use": "evaluate"}
     return recipes.option("data", card, values, recipe.config, recipe.config_dirs)
 
 
-def _bench(name: str, block: Mapping[str, Any], recipe: Recipe, ask: Ask, budget: int, limit: int | None, made: dict[str, Any]) -> Bench:
+def _bench(name: str, block: Mapping[str, Any], recipe: Recipe, ask: Ask, budget: int, limit: int | None, made: dict[str, Source]) -> Bench:
     settings = recipe["eval"]
     n, ks, decoding = sampling(settings, block.get("protocol") or {}, ask, budget)
     template = settings.get("template")

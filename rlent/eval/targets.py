@@ -7,7 +7,6 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rlent.engine.base import Engine
 from rlent.engine.make import make_engine
@@ -216,7 +215,7 @@ def weights(found: Sequence[Target]) -> Iterator[tuple[Target, Policy, Engine, J
     """
     policy: Policy | None = None
     engine: Engine | None = None
-    made: Any = None
+    made: object = None
     for target in found:
         fresh = load_policy(target)
         these = about(target, fresh)
