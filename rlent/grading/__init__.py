@@ -5,7 +5,7 @@ Names are loaded when first used: the worker processes import this package, and 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rlent.grading.base import GradePolicy, Grader, Mode
@@ -19,7 +19,7 @@ _HOME = {
 __all__ = ["GradePolicy", "Grader", "MathGrader", "Mode", "equal", "grade", "grade_batch"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

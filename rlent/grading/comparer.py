@@ -125,7 +125,7 @@ class Comparer:
             return value
         return (yield from self.shapes(Pair(a, g, structure(a.text), structure(g.text), depth)))
 
-    def shapes(self, pair: Pair[Any, Any]) -> Comparison:
+    def shapes(self, pair: Pair[Shape, Shape]) -> Comparison:
         """Steps 4 to 6: the first rule that decides."""
         if any(isinstance(shape, Series) and len(shape.items) > MAX_ITEMS for shape in (pair.answer, pair.gold)):
             raise TooMany

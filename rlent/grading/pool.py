@@ -33,7 +33,6 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
-from typing import Any
 
 from rlent.errors import GraderError
 from rlent.grading.equality import Outcome, Question, Reply
@@ -69,7 +68,7 @@ class _Worker:
                 cwd=os.path.abspath(os.sep),
                 process_group=0,  # a Ctrl-C is for the caller, who may want to finish what is begun
             )
-        self.pipe: Connection[Any, Any] = ours
+        self.pipe: Connection = ours
         self.ready = self.full = False
         self.task: _Task | None = None
         self.done = 0

@@ -192,11 +192,11 @@ def equation_for_inequality(c: Comparer, p: Relations) -> Decision:
 # --- a relation on one side -------------------------------------------------------------------------------------------
 
 
-def _gold_is_equation(p: Pair[Any, Relation]) -> bool:
+def _gold_is_equation(p: Pair[Shape, Relation]) -> bool:
     return is_equation(p.gold)
 
 
-def _answer_is_equation(p: Pair[Relation, Any]) -> bool:
+def _answer_is_equation(p: Pair[Relation, Shape]) -> bool:
     return is_equation(p.answer)
 
 

@@ -28,7 +28,10 @@ from collections.abc import Iterator
 from functools import lru_cache
 from multiprocessing.connection import Connection
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+
+if TYPE_CHECKING:
+    from sympy import Number
 
 MEMORY = 2 << 30  # bytes of address space
 RECYCLE_AT = 1 << 30  # bytes held: the worker answers and ends
@@ -69,6 +72,15 @@ _EXERCISE = (
 )  # fmt: skip
 
 
+class _Message(TypedDict):
+    """A question, in LaTeX, and its limits in seconds."""
+
+    answer: str
+    gold: str
+    soft: NotRequired[float]
+    hard: NotRequired[float]
+
+
 class OutOfTime(BaseException):
     """The soft limit. Not an `Exception`, so that no library swallows it."""
 
@@ -107,7 +119,7 @@ def _held() -> int:
         return 0
 
 
-def _guard(event: str, args: tuple[Any, ...]) -> None:
+def _guard(event: str, args: tuple[object, ...]) -> None:
     if event == "open":
         mode, flags = args[1], args[2]
         if (isinstance(mode, str) and any(ch in mode for ch in "wax+")) or (
@@ -130,7 +142,7 @@ def _out_of_time(signum: int, frame: FrameType | None) -> None:
     raise OutOfTime
 
 
-def _read_number(parser: Any, text: str) -> Any:
+def _read_number(parser: object, text: str) -> Number:
     """A number token as sympy's number. The library's own method hands the text to `sympify`, which evaluates it."""
     from sympy import Float, Integer
 
@@ -176,7 +188,7 @@ class Checker:
         return "equal" if same and not self._constants_differ(a, g) else "different"
 
     @staticmethod
-    def _order_differs(a: Any, g: Any) -> bool:
+    def _order_differs(a: object, g: object) -> bool:
         """An ordered pair is not the set of its members."""
         from sympy import FiniteSet, Interval, Tuple
 
@@ -184,7 +196,7 @@ class Checker:
         return (isinstance(a, ordered) and isinstance(g, FiniteSet)) or (isinstance(g, ordered) and isinstance(a, FiniteSet))
 
     @staticmethod
-    def _swallowed(text: str, value: Any) -> bool:
+    def _swallowed(text: str, value: object) -> bool:
         """The parser took a number from inside a formula it could not read: letters went in, none came out."""
         if not getattr(value, "is_number", False):
             return False
@@ -192,7 +204,7 @@ class Checker:
         return re.search(r"[A-DF-HJ-Za-df-hj-z]", bare) is not None and not re.search(r"\\(?:sum|prod|int|lim)", text)
 
     @staticmethod
-    def _constants_differ(a: Any, g: Any) -> bool:
+    def _constants_differ(a: object, g: object) -> bool:
         from sympy import Expr
 
         if not (isinstance(a, Expr) and isinstance(g, Expr)) or a.free_symbols or g.free_symbols:
@@ -210,7 +222,7 @@ class Checker:
             return False
 
 
-def answer_one(checker: Checker, message: dict[str, Any]) -> str:
+def answer_one(checker: Checker, message: _Message) -> str:
     try:
         return checker(message["answer"], message["gold"])
     except MemoryError:
