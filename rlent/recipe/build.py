@@ -119,7 +119,7 @@ def _is_block(value: Json) -> bool:
 # ---- making -----------------------------------------------------------------------------------------------------------
 
 
-def build(spec: Config, **more: Any) -> Any:
+def build(spec: Config, **more: object) -> Any:
     """Make the object a checked block names; nested blocks are made first. Functions are bound to their options.
 
     Raises:

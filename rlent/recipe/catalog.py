@@ -158,7 +158,7 @@ def _card(file: Path) -> Card:
     )
 
 
-def _picks(defaults: Any) -> dict[str, tuple[str, ...]]:
+def _picks(defaults: object) -> dict[str, tuple[str, ...]]:
     """The seats a card overrides, and what it puts there: `- override /shape: [clip_cov]`."""
     if not isinstance(defaults, list):
         raise ValueError(f"defaults: a list is expected, found {defaults!r}")

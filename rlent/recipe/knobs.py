@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import SupportsFloat
 
 from rlent.errors import NonFinite
 from rlent.recipe.mount import Node
@@ -39,7 +39,7 @@ class Knobs:
         node.turn(option, round(value) if isinstance(kept, int) and not isinstance(kept, bool) and option != "coef" else float(value))
         self.turned[name] = float(value)
 
-    def apply(self, node: Node, answer: Any) -> None:
+    def apply(self, node: Node, answer: SupportsFloat | Mapping[str, SupportsFloat] | None) -> None:
         """Set what a controller returned: a number for its `knob`, or a mapping of names to numbers."""
         if answer is None:
             return

@@ -18,7 +18,7 @@ from rlent.recipe.option_types import Function, check_options, coerce, options_o
 from rlent.seats import AGGREGATES, RUNNER_KEYS, SCOPES, SEATS
 
 if TYPE_CHECKING:
-    from rlent.types import Config, Json, JsonObject, Stream
+    from rlent.types import Config, Json, JsonObject
 
 NodeWhen = Literal["step", "minibatch", "live"]
 
@@ -49,7 +49,7 @@ class Node:
         fn = locate(self.target)(**self.options) if self.stateful and self.seat != "sampler" else self.fn
         return replace(self, fn=fn, options=dict(self.options))
 
-    def __call__(self, streams: Mapping[str, Stream], renamed: Mapping[str, str] | None = None) -> Any:
+    def __call__(self, streams: Mapping[str, object], renamed: Mapping[str, str] | None = None) -> Any:
         """Call the function on streams. `renamed` feeds another stream in a stream's place (lifting)."""
         renamed = renamed or {}
         arguments = [streams[renamed.get(name, name)] for name in self.reads]
@@ -82,7 +82,7 @@ def locate(target: str) -> Any:
     for cut in range(len(parts) - 1, 0, -1):
         module_name = ".".join(parts[:cut])
         try:
-            found: Any = importlib.import_module(module_name)
+            found: object = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
             if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
                 continue
@@ -123,7 +123,7 @@ def mount(seat: str, name: str, spec: Config, problems: list[str]) -> Node | Non
     )
 
 
-def _instance(path: str, target: str, made: Function, options: Config, problems: list[str]) -> Any:
+def _instance(path: str, target: str, made: Function, options: Config, problems: list[str]) -> Function | None:
     """The object of a class with its options, or None with the reason among the problems."""
     try:
         return made(**options)

@@ -122,7 +122,7 @@ def _validated(value: object, annotation: object) -> object:
     return TypeAdapter(_known(annotation)).validate_json(to_json(value, inf_nan_mode="constants", fallback=str), strict=True)
 
 
-def _known(annotation: Any) -> Any:
+def _known(annotation: object) -> Any:
     """The annotation with Any where nothing is to be checked: no annotation, a record of ours, a type that is written as a string."""
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation is inspect.Parameter.empty or isinstance(annotation, str | typing.ForwardRef) or is_dataclass(annotation):

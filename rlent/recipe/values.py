@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -77,7 +77,7 @@ def apply(config: DictConfig, override: Override, sources: dict[str, str], menus
 
 def missing(config: DictConfig, key: str) -> str:
     """Why `key` does not exist in the composed recipe, or an empty string."""
-    node: Any = _plain(config)
+    node: object = _plain(config)
     walked: list[str] = []
     for part in key.split("."):
         if not isinstance(node, Mapping) or part not in node:
