@@ -16,6 +16,7 @@ import ast
 import difflib
 import hashlib
 import json
+import math
 import os
 import random
 import re
@@ -32,7 +33,6 @@ ROOT = Path(__file__).resolve().parent.parent
 PATHS = ("rlent/methods", "rlent/math", "rlent/train")
 MORE = {
     "rlent/train": ("tests/test_objective.py", "tests/test_metrics.py", "tests/test_actor.py", "tests/test_ledger.py", "tests/test_behaviour.py"),
-    "rlent/math": ("tests/methods",),
 }
 """Tests of a folder's files beside those that name them."""
 LEFT_OUT = re.compile(r"tests/(scripts|eval|report|track)/|tests/test_(battery|behaviour|imports|catalog|arena|fit|cli|sweep|gpu|resume|launch)\.py")
@@ -247,6 +247,10 @@ def tests_of(root: Path, file: str) -> list[str]:
     behaviour = root / "tests" / "test_behaviour.py"
     if recipes and behaviour.is_file():
         found += [f"tests/test_behaviour.py::test_a_recipe_does_what_its_card_claims[{name}]" for name in recipes[:6]]
+    if module.startswith("rlent.math."):  # and those of the methods that are made of it
+        users = [f for f in sorted((root / "rlent" / "methods").glob("*.py")) if named.search(f.read_text(encoding="utf-8"))]
+        mirrors = [f"tests/methods/test_{f.stem}.py" for f in users]
+        found += [t for t in mirrors if (root / t).is_file() and t not in found][:12]
     found += [t for folder, more in MORE.items() if file.startswith(folder) for t in more if (root / t).exists() and t not in found]
     return found or [t for t in FALLBACK if (root / t).is_file()]
 
@@ -287,7 +291,7 @@ class Laboratory:
     """A scratch copy of the tree, in which one mutant at a time is alive."""
 
     def __init__(self, root: Path, limit: float) -> None:
-        self.root, self.limit, self.sound = root, limit, dict[tuple[str, ...], bool]()
+        self.root, self.limit, self.sound = root, limit, dict[tuple[str, ...], float]()
         self.place = Path(tempfile.mkdtemp(prefix="mutate-"))
         listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=root, capture_output=True, text=True, check=True).stdout
         for name in listed.splitlines():
@@ -315,13 +319,14 @@ class Laboratory:
         source = file.read_text(encoding="utf-8")
         began = time.monotonic()
         if tuple(tests) not in self.sound:
-            self.sound[tuple(tests)] = self.pytest(tests, 3 * self.limit)[0] == "passed"
-        if not self.sound[tuple(tests)]:
+            passed = self.pytest(tests, 5 * self.limit)[0] == "passed"
+            self.sound[tuple(tests)] = time.monotonic() - began if passed else math.inf
+        if self.sound[tuple(tests)] == math.inf:
             state, detail = "untested", "the tests fail without the mutation, too"
         else:
             try:
                 file.write_text(mutant.applied(source), encoding="utf-8")
-                outcome, detail = self.pytest(tests, self.limit)
+                outcome, detail = self.pytest(tests, max(self.limit, 5 * self.sound[tuple(tests)]))
             finally:
                 file.write_text(source, encoding="utf-8")
             state = "survived" if outcome == "passed" else "killed"
@@ -343,7 +348,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=100, help="how many mutants")
     parser.add_argument("--paths", nargs="+", default=list(PATHS), help="files and folders to mutate")
     parser.add_argument("--json", type=Path, default=None, help="a line for each mutant; a second call goes on where the first one stopped")
-    parser.add_argument("--limit", type=float, default=180, help="seconds for the tests of one mutant")
+    parser.add_argument("--limit", type=float, default=180, help="seconds for the tests of one mutant, or five times what they take without it")
     parser.add_argument("--again", action="store_true", help="judge the survivors of --json again, with the tests as they are now")
     parser.add_argument("--list", action="store_true", help="print the mutants and stop")
     given = parser.parse_args()
