@@ -32,10 +32,18 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PATHS = ("rlent/methods", "rlent/math", "rlent/train")
 MORE = {
-    "rlent/train": ("tests/test_objective.py", "tests/test_metrics.py", "tests/test_actor.py", "tests/test_ledger.py", "tests/test_behaviour.py"),
+    "rlent/train": (
+        "tests/test_objective.py",
+        "tests/test_metrics.py",
+        "tests/test_actor.py",
+        "tests/test_ledger.py",
+        "tests/test_behaviour.py",
+    ),
 }
 """Tests of a folder's files beside those that name them."""
-LEFT_OUT = re.compile(r"tests/(scripts|eval|report|track)/|tests/test_(battery|behaviour|imports|catalog|arena|fit|cli|sweep|gpu|resume|launch)\.py")
+LEFT_OUT = re.compile(
+    r"tests/(scripts|eval|report|track|engine|analysis|data)/|tests/test_(battery|behaviour|imports|catalog|arena|fit|cli|sweep|gpu|resume|launch)\.py"
+)
 """Tests that take too long, or test other things."""
 FALLBACK = ("tests/test_objective.py", "tests/test_metrics.py")
 """The tests of a file that no test names."""
@@ -149,7 +157,9 @@ class Sites(ast.NodeVisitor):
             ast.BitAnd: ("&", "|"),
             ast.BitOr: ("|", "&"),
         }
-        strings = any(isinstance(n, (ast.Constant, ast.JoinedStr)) and isinstance(getattr(n, "value", ""), str) for n in (node.left, node.right))
+        strings = any(
+            isinstance(n, (ast.Constant, ast.JoinedStr)) and isinstance(getattr(n, "value", ""), str) for n in (node.left, node.right)
+        )
         if type(node.op) in swaps and not strings:
             old, new = swaps[type(node.op)]
             if middle.count(old) == 1:
@@ -293,7 +303,9 @@ class Laboratory:
     def __init__(self, root: Path, limit: float) -> None:
         self.root, self.limit, self.sound = root, limit, dict[tuple[str, ...], float]()
         self.place = Path(tempfile.mkdtemp(prefix="mutate-"))
-        listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=root, capture_output=True, text=True, check=True).stdout
+        listed = subprocess.run(
+            ["git", "ls-files", "-co", "--exclude-standard"], cwd=root, capture_output=True, text=True, check=True
+        ).stdout
         for name in listed.splitlines():
             if (root / name).is_file():
                 (self.place / name).parent.mkdir(parents=True, exist_ok=True)
@@ -348,7 +360,9 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=100, help="how many mutants")
     parser.add_argument("--paths", nargs="+", default=list(PATHS), help="files and folders to mutate")
     parser.add_argument("--json", type=Path, default=None, help="a line for each mutant; a second call goes on where the first one stopped")
-    parser.add_argument("--limit", type=float, default=180, help="seconds for the tests of one mutant, or five times what they take without it")
+    parser.add_argument(
+        "--limit", type=float, default=180, help="seconds for the tests of one mutant, or five times what they take without it"
+    )
     parser.add_argument("--again", action="store_true", help="judge the survivors of --json again, with the tests as they are now")
     parser.add_argument("--list", action="store_true", help="print the mutants and stop")
     given = parser.parse_args()
@@ -369,7 +383,10 @@ def main() -> int:
                     with given.json.open("a", encoding="utf-8") as file:
                         file.write(json.dumps(asdict(result)) + "\n")
             found.append(result)
-            print(f"{number:3}/{len(mutants)} {result.state:8} {result.seconds:6.1f} s  {result.place}  {result.operator}: {result.detail}", flush=True)
+            print(
+                f"{number:3}/{len(mutants)} {result.state:8} {result.seconds:6.1f} s  {result.place}  {result.operator}: {result.detail}",
+                flush=True,
+            )
             if result.state != "killed":
                 print(f"{result.diff}\n{result.command}\n", flush=True)
     finally:
