@@ -167,6 +167,7 @@ def _stream(batch: Batch, name: str) -> Tensor:
         "change": lambda: batch["after_entropy"] - batch["old_entropy"],
         "drift": lambda: (batch[f"update{last}:entropy"] / batch["old_entropy"].clamp(min=1e-9) - 1).abs(),
         "cooling": lambda: batch["old_entropy"] - batch["sampler_entropy"],
+        "position": lambda: torch.arange(batch.width).expand(len(batch), -1),
         "prob": lambda: batch["old_logp"].exp(),
         "favour": lambda: batch["sampler_logp"] - batch["old_logp"],
         "lead": lambda: (batch["rm_logp"] - batch["ref_logp"]).masked_fill(~mask, 0.0).flip(1).cumsum(1).flip(1),
