@@ -51,7 +51,7 @@ COMMON = (
     "sampler.max_tokens=16",
     "data.train_size=200",
     "optim.lr=1e-4",
-    "track.keep_batches=1",
+    "track.save_batches=1",
 )
 """Overrides of every run in which a claim is read."""
 

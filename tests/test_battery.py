@@ -21,7 +21,7 @@ LEARNING = ["seed=14", "sampler.n=8", "sampler.max_tokens=16", "data.train_size=
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_trains_resumes_in_the_middle_and_explains_what_it_logs(name: str, tmp_path: Path) -> None:
     overrides = [f"recipe={name}", "eval.every=3", "eval.n=2", "eval.ks=[1,2]", "eval.problems=4", *LEARNING]
-    whole = train(tmp_path / "whole", *overrides, "trainer.steps=3", "checkpoint.every=0", "track.keep_batches=3")
+    whole = train(tmp_path / "whole", *overrides, "trainer.steps=3", "checkpoint.every=0", "track.save_batches=3")
     cut = train(tmp_path / "cut", *overrides, "trainer.steps=3", "checkpoint.every=2")
     (cut / "checkpoints" / "step_000003").rename(cut / "gone")  # as if killed after step 2's checkpoint
     assert commands.train([], resume=str(cut)) == 0

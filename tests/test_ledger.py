@@ -160,7 +160,7 @@ def test_ledger_rows_are_a_fixed_draw_of_the_seed_and_the_step():
 def test_the_account_of_a_step_is_of_the_gradients_of_all_its_updates(epochs, run_dir):
     """ledger/d1 against the theorem's terms of the saved batch, each token's gradient summed over the epochs."""
     small = ["sampler.n=8", "sampler.max_tokens=16", "seed=14", "data.train_size=200", "optim.lr=1e-3", "model.dtype=float64"]
-    train(run_dir, *small, "track.ledger.rows=64", "track.keep_batches=1", "trainer.steps=1", f"trainer.epochs={epochs}")
+    train(run_dir, *small, "track.ledger.rows=64", "track.save_batches=1", "trainer.steps=1", f"trainer.epochs={epochs}")
     batch = kept.load(run_dir / "batches" / kept.file_name(1))
     gradient = sum(batch[f"update{e}:gradient"] for e in range(epochs)).double()
     d1, d2 = entropy_change_terms(batch["old_logp"], batch["old_entropy"], batch["adv"], gradient, batch["old_second"])

@@ -30,7 +30,7 @@ def test_answer_classes_are_made_when_a_function_names_them(run_dir: Path, tmp_p
     )
     (folder / "reward" / "vote.yaml").write_text("vote:\n  _target_: vote_reward.vote\n  coef: 1.0\n")
     commands.train(
-        [*SMALL, "trainer.steps=1", "reward=[vote]", "sampler.max_tokens=16", "track.keep_batches=1", f"run.dir={run_dir}"],
+        [*SMALL, "trainer.steps=1", "reward=[vote]", "sampler.max_tokens=16", "track.save_batches=1", f"run.dir={run_dir}"],
         config_dirs=[str(folder)],
     )
     batch = kept.load(run_dir / "batches" / kept.file_name(1))

@@ -104,7 +104,7 @@ def test_groups_beyond_what_a_step_needs_are_dropped(run_dir: Path, tmp_path: Pa
     (tmp_path / "sampler").mkdir()
     dynamic = (recipes_dir() / "sampler" / "group.yaml").read_text().replace("keep: null", "keep: {_target_: keeping.some}")
     (tmp_path / "sampler" / "some.yaml").write_text(dynamic)
-    train(run_dir, "sampler=some", "trainer.steps=1", "sampler.rounds=3", "track.keep_batches=1", config_dirs=[tmp_path])
+    train(run_dir, "sampler=some", "trainer.steps=1", "sampler.rounds=3", "track.save_batches=1", config_dirs=[tmp_path])
     (row,) = rows(run_dir)
     assert (row["group/count"], row["sampler/rounds"], row["sampler/kept"]) == (4, 2, 4 / 8)
     kept_groups = frozen.load(run_dir / "batches" / frozen.file_name(1))["group"].unique().tolist()
