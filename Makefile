@@ -7,7 +7,7 @@ WORKERS ?= 2
 FAST   := tests/math tests/methods tests/metrics tests/grading tests/data tests/test_*.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt test-gpu table clean
+.PHONY: help demo test check fmt test-gpu table mutants clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ test-gpu: $(if $(GPU_PYTHON),,$(STAMP))  ## the tests that need a CUDA device
 table: $(STAMP)  ## write the table of docs/methods.md and the chart of the README from their data
 	$(BIN)/python scripts/methods_table.py --write
 	$(BIN)/python scripts/readme_chart.py --write
+
+mutants: $(STAMP)  ## change the mathematics and the trainer in 100 places, and list the changes that no test notices (hours)
+	$(BIN)/python scripts/mutate.py --json mutants.jsonl
 
 clean:  ## remove caches and builds; runs in outputs/ and .venv stay
 	rm -rf dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -60,12 +60,20 @@ def parsed(*arguments: str) -> tuple[str, dict[str, Any]]:
     return name, {k: None if v == () else v for k, v in found.items()}  # a list that was not given is None in Python
 
 
-def train(folder: Path, *overrides: str, small: Sequence[str] = SMALL) -> Path:
+def train(folder: Path, *overrides: str, small: Sequence[str] = SMALL, config_dirs: Sequence[Path] = ()) -> Path:
     """Train in this process; returns the run folder."""
     from rlent.cli import commands
 
-    assert commands.train([*small, f"run.dir={folder}", *overrides]) == 0
+    assert commands.train([*small, f"run.dir={folder}", *overrides], config_dirs=[str(d) for d in config_dirs]) == 0
     return folder
+
+
+def own(place: Path, seat: str, name: str, code: str) -> Path:
+    """A folder of recipes with a function of one's own, `def NAME(...)` in `code`, as the option `name` of a seat."""
+    (place / seat).mkdir(parents=True, exist_ok=True)
+    (place / f"own_{seat}_{name}.py").write_text(code)
+    (place / seat / f"{name}.yaml").write_text(f"{name}:\n  _target_: own_{seat}_{name}.{name}\n")
+    return place
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:

@@ -14,14 +14,13 @@ from rlent.recipe.compose import groups
 from rlent.runs import kept as frozen
 
 NAMES = sorted(groups()["recipe"])
-MORE = dict.fromkeys(
-    ("dapo", "dler"), ["sampler.n=8", "sampler.max_tokens=16"]
-)  # the filter needs groups with a right and a wrong response
+LEARNING = ["seed=14", "sampler.n=8", "sampler.max_tokens=16", "data.train_size=200"]
+"""With groups that have right and wrong responses, so that there are gradients; and a small data set, which is made for every run."""
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_trains_resumes_in_the_middle_and_explains_what_it_logs(name: str, tmp_path: Path) -> None:
-    overrides = [f"recipe={name}", "eval.every=3", "eval.n=2", "eval.ks=[1,2]", "eval.problems=4", *MORE.get(name, [])]
+    overrides = [f"recipe={name}", "eval.every=3", "eval.n=2", "eval.ks=[1,2]", "eval.problems=4", *LEARNING]
     whole = train(tmp_path / "whole", *overrides, "trainer.steps=3", "checkpoint.every=0", "track.save_batches=3")
     cut = train(tmp_path / "cut", *overrides, "trainer.steps=3", "checkpoint.every=2")
     (cut / "checkpoints" / "step_000003").rename(cut / "gone")  # as if killed after step 2's checkpoint

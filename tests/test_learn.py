@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import functools
 import statistics
+from collections.abc import Mapping
 
 import pytest
 import torch
+from torch import Tensor
 
 from rlent.math import noise
-from rlent.recipe.compose import load
+from rlent.recipe.compose import groups, load
+from rlent.recipe.plan import Plan
 from rlent.train.credit import add_advantage, add_reward
 from rlent.train.objective import Objective
 from rlent.types import Batch
@@ -23,32 +26,37 @@ ARMS, PAYING, ROWS, GROUP, STEPS, MINIBATCHES, LR = 16, 4, 64, 16, 150, 2, 0.5
 SEEDS = (0, 1, 2)
 
 
-def bandit(overrides: list[str], seed: int) -> tuple[float, float]:
-    """Expected reward and entropy (nats) of the policy after training."""
+def bandit(overrides: list[str], seed: int, steps: int = STEPS) -> tuple[float, float]:
+    """Expected reward and entropy (nats) of the policy after training. A response is one token, the arm, and its own answer."""
     recipe = load(overrides)
     objective = Objective(recipe.plan, aggregate="token_mean", length=1.0)
     logits = torch.zeros(ARMS, dtype=torch.float64, requires_grad=True)
     mask = torch.ones(ROWS, 1, dtype=torch.bool)
     rows = torch.arange(ROWS)
-    for step in range(1, STEPS + 1):
+    for step in range(1, steps + 1):
         prob = logits.detach().softmax(0)
         u = noise.uniform(seed, step, rows)
         arm = torch.searchsorted(prob.cumsum(0), u * prob.sum()).clamp(max=ARMS - 1)
-        logp_all = logits.detach().log_softmax(0)
-        entropy = -(logp_all.exp() * logp_all).sum()
+        group = rows // GROUP
+        old = _live(recipe.plan, logits.detach(), arm)
+        before = {k: v for k, v in _live(recipe.plan, torch.zeros_like(logits), arm).items() if k in ("logp", "entropy")}
         batch = Batch(
             {
-                "mask": mask, "train": torch.ones(ROWS, dtype=torch.bool), "correct": arm < PAYING, "group": rows // GROUP, "sample": rows % GROUP,
-                "problem_key": rows // GROUP, "seed": seed, "step": step, "length": torch.ones(ROWS, dtype=torch.long), "arm": arm,
-                "old_logp": logp_all[arm][:, None], "old_entropy": entropy.expand(ROWS, 1).clone(),
+                "mask": mask, "train": torch.ones(ROWS, dtype=torch.bool), "correct": arm < PAYING, "group": group, "sample": rows % GROUP,
+                "problem_key": group, "seed": seed, "step": step, "steps": steps, "length": torch.ones(ROWS, dtype=torch.long), "arm": arm,
+                "turn": torch.zeros(ROWS, dtype=torch.long), "tokens": arm[:, None], "vocab": ARMS, "max_tokens": 16, "temperature": 1.0,
+                "source": ["policy"] * ROWS, "finish": ["stop"] * ROWS, "status": ["ok"] * ROWS, "pieces": [[str(a)] for a in arm.tolist()],
+                "answer": [str(a) for a in arm.tolist()], "answer_id": arm,
+                "same": [(arm[group == group[i]] == arm[i]).tolist() for i in range(ROWS)],
+                "sampler_logp": old["logp"], **{f"old_{k}": v for k, v in old.items()}, **{f"ref_{k}": v for k, v in before.items()},
+                "rm_logp": before["logp"], "ref_reward": torch.zeros(ROWS, dtype=torch.float64),
             }
         )  # fmt: skip
         batch = add_advantage(add_reward(batch, recipe.plan.nodes["reward"], objective.world), recipe.plan.advantage, objective.world)
         batch = objective.shape(batch, "step")
         for index in range(MINIBATCHES):
             part = batch.select(list(range(index * ROWS // MINIBATCHES, (index + 1) * ROWS // MINIBATCHES)))
-            scores = logits.log_softmax(0)
-            live = {"logp": scores[part["arm"]][:, None], "entropy": (-(scores.exp() * scores).sum()).expand(len(part), 1)}
+            live = _live(recipe.plan, logits, part["arm"])
             part = part.with_(**{f"now_{k}": v.detach().clone() for k, v in live.items()})
             part, scale = objective.prepare(objective.shape(part, "minibatch", index), index)
             (gradient,) = torch.autograd.grad(objective(part, live, scale, index).loss, logits)
@@ -56,6 +64,46 @@ def bandit(overrides: list[str], seed: int) -> tuple[float, float]:
                 logits -= LR * gradient
     prob = logits.detach().softmax(0)
     return float(prob[:PAYING].sum()), float(-(prob * prob.log()).sum())
+
+
+def _live(plan: Plan, logits: Tensor, arm: Tensor) -> dict[str, Tensor]:
+    """`logp`, `entropy` and the recipe's probes of some arms [n,1]."""
+    scores = logits.log_softmax(0)
+    out = {"logp": scores[arm][:, None], "entropy": (-(scores.exp() * scores).sum()).expand(len(arm), 1)}
+    for probe in plan.nodes["probe"]:
+        found = probe({"logits": logits.expand(len(arm), ARMS), "target": arm})
+        named = found if isinstance(found, Mapping) else {"": found}
+        out |= {f"{probe.name}_{key}".removesuffix("_"): value[:, None] for key, value in named.items()}
+    return out
+
+
+ALL = sorted(groups()["recipe"])
+ABSENT = {"bupo", "erank", "spear"}
+"""Their functions read hidden states or replayed responses, which a bandit does not have."""
+UNPAID = {"emft", "emrl", "oneshotem", "rent", "formatreward", "randomreward"}
+"""Not paid for being right; at a uniform policy their pull is nothing, or noise."""
+VOTES = {"majorityreward", "empo", "ttrl", "ettrl", "ettrltree"}
+"""Paid for agreeing: they end at one arm, right or wrong."""
+LEAST = {"passk": 0.26, "pear": 0.4}
+"""Where most is not soon to be had: a lone right response among sixteen is rare, and a right one earns little while entropy is high."""
+GIVEN = {
+    "grpos": ["advantage.normalize=joint"],  # by themselves, right and wrong responses get the same credit (the cards say so)
+    "gtpo": ["advantage.normalize=joint"],
+    "pear": ["reward.pear.alpha=0", "reward.pear.format_score=-3"],  # at 2.8 nats a right response earns less than 0
+}
+
+
+@pytest.mark.parametrize("name", [n for n in ALL if n not in ABSENT])
+def test_a_recipe_learns_what_it_pays_for(name: str) -> None:
+    reward, entropy = bandit([f"recipe={name}", *GIVEN.get(name, [])], seed=0, steps=60)
+    if name == "wrongreward":
+        assert reward < 0.05
+    elif name in VOTES:
+        assert entropy < 0.2 and not 0.05 < reward < 0.95
+    elif name in UNPAID:
+        assert reward == pytest.approx(PAYING / ARMS, abs=0.05)
+    else:
+        assert reward > LEAST.get(name, 0.7)  # from 4/16 = 0.25
 
 
 RECIPES = {

@@ -5,7 +5,9 @@ import math
 
 import pytest
 import torch
+from runs import rows, train
 
+from rlent.runs import kept
 from rlent.train.ledger import EntropyLedger, entropy_change_terms, sample_rows, second_moment
 
 LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0], dtype=torch.float64)
@@ -152,3 +154,18 @@ def test_ledger_rows_are_a_fixed_draw_of_the_seed_and_the_step():
         for row in sample_rows(10, 3, 0, step):
             counts[row] += 1
     assert min(counts) > 60  # 90 expected of each
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_the_account_of_a_step_is_of_the_gradients_of_all_its_updates(epochs, run_dir):
+    """ledger/d1 against the theorem's terms of the saved batch, each token's gradient summed over the epochs."""
+    small = ["sampler.n=8", "sampler.max_tokens=16", "seed=14", "data.train_size=200", "optim.lr=1e-3", "model.dtype=float64"]
+    train(run_dir, *small, "track.ledger.rows=64", "track.save_batches=1", "trainer.steps=1", f"trainer.epochs={epochs}")
+    batch = kept.load(run_dir / "batches" / kept.file_name(1))
+    gradient = sum(batch[f"update{e}:gradient"] for e in range(epochs)).double()
+    d1, d2 = entropy_change_terms(batch["old_logp"], batch["old_entropy"], batch["adv"], gradient, batch["old_second"])
+    found, mask = rows(run_dir)[0], batch["mask"]
+    assert found["ledger/d1"] == pytest.approx(float(d1[mask].mean()), rel=1e-6)
+    assert found["ledger/d2"] == pytest.approx(float(d2[mask].mean()), rel=1e-6)
+    if epochs > 1:
+        assert float((batch["update0:gradient"] - gradient)[mask].abs().max()) > 0.1, "one epoch alone is another number"

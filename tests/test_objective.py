@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from runs import own, rows, train
 from streams import padded, random_batch
 
 from rlent.errors import NonFinite, RlentError
 from rlent.recipe.compose import load
 from rlent.recipe.mount import Node
+from rlent.runs import kept
 from rlent.train.objective import Objective, coefficients
 from rlent.train.records import Record
 from rlent.types import Batch
@@ -276,3 +280,38 @@ def test_a_node_reads_its_options_at_every_call() -> None:
     node: Node = load(["recipe=entropybonus"]).plan.nodes["regularize"][0]
     node.turn("coef", 0.5)
     assert node.coef == 0.5
+
+
+# ---- in a run, with functions of one's own ---------------------------------------------------------------------------
+
+
+def test_a_reward_per_token_is_summed_over_the_response_and_not_over_padding(run_dir: Path, tmp_path: Path) -> None:
+    place = own(tmp_path, "reward", "each", "import torch\n\n\ndef each(mask):\n    return torch.ones(mask.shape)\n")
+    train(run_dir, "reward=[each]", "trainer.steps=1", "sampler.max_tokens=16", "track.save_batches=1", config_dirs=[place])
+    batch = kept.load(run_dir / "batches" / kept.file_name(1))
+    assert len(set(batch["length"].tolist())) > 1, "some rows are padded"
+    assert torch.equal(batch["reward"], batch["length"].float())
+    assert torch.equal(batch["token_reward"], batch["mask"].float())
+
+
+def test_a_regularizer_that_is_one_number_counts_once_whatever_the_parts(tmp_path: Path) -> None:
+    """The mean over rows of a row's entropy is the same number, and pulls as hard, in one part and in several."""
+    place = own(tmp_path, "regularize", "rows", "def rows(entropy, mask):\n    return -(entropy * mask).sum(1).mean()\n")
+    common = ["regularize=[rows]", "+regularize.rows.coef=1.0", "model.dtype=float64", "trainer.steps=2", "sampler.max_tokens=16"]
+    whole, cut = (
+        rows(train(tmp_path / name, *common, *more, config_dirs=[place]))
+        for name, more in (("whole", []), ("cut", ["trainer.max_tokens_per_microbatch=60"]))
+    )
+    for one, other in zip(whole, cut, strict=True):
+        for key in ("update/grad_norm", "entropy/after", "entropy/mean"):
+            assert other[key] == pytest.approx(one[key], rel=1e-9), key
+
+
+def test_the_share_of_changed_gradients_is_of_the_rows_that_are_trained(run_dir: Path, tmp_path: Path) -> None:
+    """Half of the responses only vote. A weight of 2 everywhere changes every token that has a gradient, and no more than all."""
+    place = own(tmp_path, "shape", "double", "def double(mask):\n    return 2.0 * mask\n")
+    options = ["recipe=ttrl", "sampler.trained=4", "sampler.n=8", "shape=[double]", "trainer.steps=1"]
+    train(run_dir, *options, "track.save_batches=1", config_dirs=[place])
+    train_rows = kept.load(run_dir / "batches" / kept.file_name(1))["train"]
+    assert train_rows.sum() == len(train_rows) / 2
+    assert rows(run_dir)[0]["effect/double"] == 1.0

@@ -221,7 +221,8 @@ def test_a_method_that_can_do_nothing_warns() -> None:
     warnings = load(["recipe=klcov", "trainer.minibatches=1"]).warnings
     assert any("regularize.kl_cov does nothing here" in w for w in warnings)
     assert not load(["recipe=klcov"]).warnings
-    assert any("top_p" in w for w in load(["sampler.top_p=0.9"]).warnings)
+    for cut in ("sampler.top_p=0.9", "sampler.top_k=5"):
+        assert any("cuts the sampling distribution" in w for w in load([cut]).warnings), cut
     assert any("advantage does nothing here" in w for w in load(["sampler.n=1"]).warnings)
 
 

@@ -104,6 +104,36 @@ def test_a_longer_run_continues_a_finished_one(run_dir: Path, tmp_path: Path) ->
     same(other, run_dir)
 
 
+def test_a_resumed_run_goes_on_counting_towards_an_alarm_and_repeats_none(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An inert method is reported after 20 steps: a run that is cut at 12 and at 21 reports it at 20, once."""
+    tiny = [
+        "sampler.prompts=2",
+        "sampler.n=2",
+        "sampler.max_tokens=4",
+        "trainer.minibatches=1",
+        "data.train_size=200",
+        "checkpoint.every=0",
+    ]
+    inert = [*tiny, "recipe=clipcov", "shape.clip_cov.low=1000", "shape.clip_cov.high=1001", "track.console=plain"]
+    whole = train(tmp_path / "whole", *inert, "trainer.steps=23")
+    capsys.readouterr()
+    train(run_dir, *inert, "trainer.steps=12")
+    for end in (21, 23):
+        assert commands.train([f"trainer.steps={end}"], resume=str(run_dir)) == 0
+    assert [r["alarm/inert"] for r in rows(run_dir)] == [0.0] * 19 + [1.0] * 4
+    assert (whole / "metrics.jsonl").read_bytes() == (run_dir / "metrics.jsonl").read_bytes()
+    shown = capsys.readouterr()
+    assert (shown.out + shown.err).count("has changed no token's gradient for 20 steps") == 1
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+def test_as_many_checkpoints_are_kept_as_the_recipe_says(keep: int, run_dir: Path) -> None:
+    train(run_dir, "trainer.steps=5", "checkpoint.every=1", f"checkpoint.keep={keep}", "data.train_size=200")
+    assert checkpoint.steps(run_dir / "checkpoints") == [1, 2, 3, 4, 5][-keep:]
+
+
 def test_resume_refuses_what_would_be_another_run(run_dir: Path, tmp_path: Path) -> None:
     train(run_dir, "trainer.steps=1")
     with pytest.raises(UsageError, match="optim.lr cannot change"):

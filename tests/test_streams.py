@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from runs import SMALL, lines, rows, train
 
 from rlent.cli import commands
+from rlent.runs import kept
 
 
 def test_answer_classes_are_made_when_a_function_names_them(run_dir: Path, tmp_path: Path) -> None:
@@ -27,8 +29,14 @@ def test_answer_classes_are_made_when_a_function_names_them(run_dir: Path, tmp_p
         "    return (answer_id >= 0).float()\n"
     )
     (folder / "reward" / "vote.yaml").write_text("vote:\n  _target_: vote_reward.vote\n  coef: 1.0\n")
-    commands.train([*SMALL, "trainer.steps=1", "reward=[vote]", "sampler.max_tokens=16", f"run.dir={run_dir}"], config_dirs=[str(folder)])
-    assert rows(run_dir)[0]["reward/vote"] > 0
+    commands.train(
+        [*SMALL, "trainer.steps=1", "reward=[vote]", "sampler.max_tokens=16", "track.save_batches=1", f"run.dir={run_dir}"],
+        config_dirs=[str(folder)],
+    )
+    batch = kept.load(run_dir / "batches" / kept.file_name(1))
+    answered = torch.tensor([a is not None for a in batch["answer"]])
+    assert torch.equal(batch["reward"], answered.float()) and answered.any()
+    assert len(set(zip(batch["group"].tolist(), batch["answer_id"].tolist(), strict=True))) > 4, "classes differ within groups"
 
 
 def test_the_text_of_each_token_is_made_when_a_function_names_it(run_dir: Path, tmp_path: Path) -> None:
@@ -42,7 +50,7 @@ def test_the_text_of_each_token_is_made_when_a_function_names_it(run_dir: Path, 
     )
     (folder / "reward" / "spelled.yaml").write_text("spelled:\n  _target_: piece_reward.spelled\n  coef: 1.0\n")
     commands.train([*SMALL, "trainer.steps=1", "reward=[spelled]", f"run.dir={run_dir}"], config_dirs=[str(folder)])
-    assert rows(run_dir)[0]["reward/spelled"] > 0
+    assert rows(run_dir)[0]["reward/spelled"] == rows(run_dir)[0]["length/mean"] > 1
 
 
 def test_another_temperature_also_logs_the_entropy_at_one(tmp_path: Path) -> None:

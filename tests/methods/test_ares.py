@@ -67,6 +67,8 @@ def test_easy_problems_are_charged_for_windows_and_hard_ones_paid():
     assert entropy_score(True, "easy", 7, 3, **OPTIONS) == pytest.approx(-0.5 * 2 / 3)
     assert entropy_score(True, "hard", 20, 3, **OPTIONS) > entropy_score(True, "hard", 3, 3, **OPTIONS) > 0
     assert entropy_score(True, "hard", 0, 20, **OPTIONS) < 0
+    # M = 0.35 * 4 = 1.4, -D - M = 2.6 below kappa 4: huber 2.6^2 / 8; half of the cap 0.5 * 1.2, over M + kappa
+    assert entropy_score(True, "hard", 0, 4, **OPTIONS) == pytest.approx(-0.5 * 0.6 * (2.6**2 / 8) / (1.4 + 4))
     assert entropy_score(False, "medium", 0, 3, **OPTIONS) == pytest.approx(0.8 * 0.5 * 0.5)  # a wrong answer gets half at least
     assert huber(-1.0, 2.0) == 0.0 and huber(2.0, 2.0) == pytest.approx(1.0) == pytest.approx(huber(2.0, 2.0))
 

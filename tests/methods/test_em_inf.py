@@ -77,8 +77,10 @@ def test_entropy_falls_and_the_most_likely_token_stays():
 
 
 def test_it_runs_where_autograd_is_off():
+    logits = random(2, 5)
     with torch.inference_mode():
-        minimise(random(2, 5), **STEPS)
+        found = minimise(logits, **STEPS)["logits"]
+    assert torch.equal(found, minimise(logits, **STEPS)["logits"]) and not torch.equal(found, logits)
 
 
 def test_the_first_midpoint_that_is_near_enough_is_taken():

@@ -132,6 +132,17 @@ def test_a_step_is_measured_against_the_quantiles_of_the_one_before_also_after_a
     assert not torch.equal(fresh, resumed(second, group, sample)["adv"])
 
 
+def test_the_tracked_quantiles_are_those_of_the_recipe_s_levels():
+    group, sample = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1] * 2)
+    first, second = t(1.0, 0.0, 1.0, 0.5), t(1.0, 1.0, 0.0, 1.0)
+    method = BundledRisk(**BUNDLED)
+    method(first, group, sample)
+    low, high = (float(method.q[LEVELS.index(level)]) for level in (0.2, 0.8))
+    assert low == pytest.approx(0.5 + 0.2 * 1.5) and high == pytest.approx(0.5 + 0.8 * 1.5)  # scores 2 and 0.5
+    want = bundle_risk(second, group, torch.zeros(4, dtype=torch.long), sample, low, high, **{**SET, "epsilon": 1e-6})["adv"]
+    assert torch.equal(method(second, group, sample)["adv"], want)
+
+
 def test_the_order_of_rows_does_not_matter():
     group, sample = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 0, 1])
     reward, order = t(1.0, 0.0, 0.3, 0.7), torch.tensor([3, 1, 0, 2])

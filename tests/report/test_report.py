@@ -299,6 +299,23 @@ def test_the_sentence_blames_few_seeds_and_not_chance(seeds: int, said: str) -> 
     assert ("p cannot be below 0.25" in text) == (seeds == 3)
 
 
+@pytest.mark.parametrize(("p", "sure"), [(0.049, True), (0.05, False), (0.3, False)])
+def test_a_difference_is_more_than_chance_only_where_its_corrected_p_is_below_a_twentieth(p: float, sure: bool) -> None:
+    """An interval that leaves out 0 is not enough: it is not corrected for the number of methods compared."""
+    from rlent.report.collect import Collection, Method, RunData
+    from rlent.report.command import sentence
+
+    def method(label: str, score: float) -> Method:
+        rows = [{"step": t, "entropy/mean": 1.0, "eval/pass@4": score} for t in (1, 2)]
+        return Method(label, [RunData(Path("x"), label, {"seed": i}, {}, {}, rows, []) for i in range(8)])
+
+    methods = [method("grpo", 0.3), method("clipcov", 0.4)]
+    found = [compare.Paired("clipcov", "eval/pass@4", 0.1, 0.05, 0.15, p, 8, "seeds")]
+    text = sentence(Collection(methods, [], None, [], []), found, [4])
+    assert ("More than chance over seeds explains, against grpo: clipcov +0.100" in text) == sure, text
+    assert ("no difference from grpo is larger than chance" in text) != sure, text
+
+
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_captions_speak_of_seeds_and_corrections_only_where_there_are_some(seeds: int) -> None:
     from rlent.report import command, figures

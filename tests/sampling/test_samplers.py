@@ -17,6 +17,7 @@ from rlent.ranks.world import World, merge
 from rlent.recipe.compose import load
 from rlent.runs import kept as frozen
 from rlent.sampling.group import GroupSampler, SamplerContext
+from rlent.system.paths import recipes_dir
 from rlent.train.run import Run
 from rlent.types import Batch, Problem, Verdict
 
@@ -91,3 +92,26 @@ def test_a_part_without_rows_need_not_have_the_streams_of_the_others() -> None:
         whole = merge(parts)
         assert whole.row.tolist() == [3, 5] and whole["said"].tolist() == [[3.0, 4.0, 5.0], [0.0, 1.0, 2.0]]
     assert len(merge([empty, empty])) == 0
+
+
+def test_groups_beyond_what_a_step_needs_are_dropped(run_dir: Path, tmp_path: Path) -> None:
+    """4 prompts are needed: the filter keeps 3 of the first round and all of the second, of which one is taken."""
+    (tmp_path / "keeping.py").write_text(
+        "import torch\n\nrounds = []\n\n\ndef some(correct, group):\n"
+        "    rounds.append(len(rounds))\n"
+        "    return torch.tensor([len(rounds) > 1, True, True, True])\n"
+    )
+    (tmp_path / "sampler").mkdir()
+    dynamic = (recipes_dir() / "sampler" / "group.yaml").read_text().replace("keep: null", "keep: {_target_: keeping.some}")
+    (tmp_path / "sampler" / "some.yaml").write_text(dynamic)
+    train(run_dir, "sampler=some", "trainer.steps=1", "sampler.rounds=3", "track.save_batches=1", config_dirs=[tmp_path])
+    (row,) = rows(run_dir)
+    assert (row["group/count"], row["sampler/rounds"], row["sampler/kept"]) == (4, 2, 4 / 8)
+    kept_groups = frozen.load(run_dir / "batches" / frozen.file_name(1))["group"].unique().tolist()
+    assert kept_groups == [1, 2, 3, 4], "three of the first round, the first of the second"
+
+
+def test_the_sampler_s_nll_is_the_token_mean(run_dir: Path) -> None:
+    train(run_dir, "trainer.steps=1", "sampler.max_tokens=16")  # nothing is discarded, so it is the trainer's number
+    (row,) = rows(run_dir)
+    assert row["sampler/nll"] == pytest.approx(row["nll/mean"], rel=1e-5) and row["sampler/nll"] > 0.1
