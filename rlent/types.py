@@ -34,14 +34,31 @@ Stream: TypeAlias = "Tensor | list[Any] | Mapping[str, Tensor] | float | int | s
 """One named stream of a batch, see `Batch`."""
 
 
+class Encoding(Protocol):
+    """What a tokenizer returns for one text."""
+
+    @property
+    def input_ids(self) -> Sequence[int]: ...
+
+
 class Tokenizer(Protocol):
     """What rlent asks of a tokenizer (`transformers.PreTrainedTokenizerBase` is one)."""
 
     eos_token_id: int | None
 
+    def __len__(self) -> int: ...
+
+    def __call__(self, text: str, *, add_special_tokens: bool = True) -> Encoding: ...
+
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str: ...
+
+    def batch_decode(self, sequences: Sequence[Sequence[int]], *, skip_special_tokens: bool = False) -> list[str]: ...
+
+    def apply_chat_template(
+        self, conversation: Sequence[Mapping[str, object]], *, tokenize: bool = True, add_generation_prompt: bool = False
+    ) -> object: ...
 
 
 class Grader(Protocol):
@@ -56,7 +73,7 @@ class Problem:
 
     id: str
     prompt: str
-    gold: Any
+    gold: object
     meta: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
 
@@ -153,7 +170,7 @@ class Batch:
     `row` is the row's id within the step: it orders ties and puts parts back in place.
     """
 
-    def __init__(self, streams: Mapping[str, Any], row: Tensor | None = None) -> None:
+    def __init__(self, streams: Mapping[str, object], row: Tensor | None = None) -> None:
         self.streams: dict[str, Any] = dict(streams)
         rows = len(self.streams["mask"])
         self.row = torch.arange(rows) if row is None else row
@@ -161,7 +178,7 @@ class Batch:
     def __getitem__(self, name: str) -> Any:
         return self.streams[name]
 
-    def __setitem__(self, name: str, value: Any) -> None:
+    def __setitem__(self, name: str, value: object) -> None:
         self.streams[name] = value
 
     def __contains__(self, name: object) -> bool:
@@ -173,7 +190,7 @@ class Batch:
     def __len__(self) -> int:
         return len(self.row)
 
-    def get(self, name: str, default: Any = None) -> Any:
+    def get(self, name: str, default: object = None) -> Any:
         return self.streams.get(name, default)
 
     @property
@@ -186,7 +203,7 @@ class Batch:
         """Response tokens per row [N]."""
         return self.streams["mask"].sum(1)
 
-    def with_(self, **streams: Any) -> Batch:
+    def with_(self, **streams: object) -> Batch:
         """A batch of the same rows with more (or other) streams; the old one is left as it was."""
         return Batch({**self.streams, **streams}, self.row)
 
@@ -197,13 +214,13 @@ class Batch:
         mask = self.streams["mask"]
         keep = int(mask[index].any(0).nonzero().max()) + 1 if len(index) and bool(mask[index].any()) else min(width, 1)
 
-        def rows_of(value: Any) -> Any:
+        def rows_of(value: object) -> object:
             if isinstance(value, Tensor) and value.ndim and value.shape[0] == rows:
                 value = value[index.to(value.device)]
                 return value[:, :keep] if value.ndim >= 2 and value.shape[1] == width else value
             return value
 
-        picked: dict[str, Any] = {}
+        picked: dict[str, object] = {}
         for name, value in self.streams.items():
             if isinstance(value, list):
                 picked[name] = [value[i] for i in index.tolist()]
