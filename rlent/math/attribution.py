@@ -7,7 +7,6 @@ up to the same whole.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,7 +67,7 @@ def by_token(ids: Ints, terms: Mapping[str, Floats], keep: int) -> Parts:
     return sums(place, (*(str(i) for i in known.tolist()), OTHER), terms)
 
 
-def add(into: dict[str, Any], parts: Parts, weight: float = 1.0) -> None:
+def add(into: Parts, parts: Parts, weight: float = 1.0) -> None:
     """Add a step's parts to a running total: tokens as they are, terms times `weight`."""
     for name, numbers in parts.items():
         old = into.setdefault(name, [0.0] * len(numbers))

@@ -12,7 +12,7 @@ Half-precision input is reduced in float32; float64 stays float64. A logit of -i
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import torch
 from jaxtyping import Float, Shaped
@@ -95,6 +95,6 @@ def top_entropy(logits: Float[Tensor, "n V"], k: int) -> Float[Tensor, " n"]:
     return truncated_entropy(log_softmax(logits).topk(min(k, logits.shape[-1]), dim=-1).values)
 
 
-def listed_entropy(rows: Any, k: int) -> list[float]:
+def listed_entropy(rows: Iterable[Sequence[float | int] | Tensor], k: int) -> list[float]:
     """Truncated entropies of the first k of each list of log-probabilities, most likely first; of no lists, none."""
     return [float(truncated_entropy(torch.as_tensor(row, dtype=torch.float64)[:k])) for row in rows]

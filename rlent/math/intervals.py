@@ -13,10 +13,11 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Shaped
+from numpy.typing import ArrayLike
 from scipy import special
 
 from rlent.errors import UsageError
-from rlent.math.passk import Numbers, check_counts, pass_at_k
+from rlent.math.passk import Array, Numbers, check_counts, pass_at_k
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class Average:
     interval: str
 
 
-def avg_at_n(scores: Shaped[np.ndarray, "P n"] | Sequence[Sequence[Any]], *, level: float = 0.95) -> Average:
+def avg_at_n(scores: Shaped[np.ndarray, "P n"] | Sequence[Sequence[bool | int | float]], *, level: float = 0.95) -> Average:
     """Mean over problems of the mean over a problem's samples.
 
     The interval is Student's t over problems; Wilson's for one 0/1 sample each. Problems may have different numbers of samples;
@@ -119,7 +120,7 @@ def bootstrap_means(values: Shaped[np.ndarray, "P ..."], *, draws: int = 10_000,
     return np.concatenate(means)
 
 
-def _percentiles(draws: Float[np.ndarray, "draws ..."], level: float) -> tuple[Any, Any]:
+def _percentiles(draws: Float[np.ndarray, "draws ..."], level: float) -> tuple[np.float64 | Array, np.float64 | Array]:
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return low, high
 
@@ -142,7 +143,7 @@ class Estimate:
 
 
 def estimate_pass_at_k(
-    correct: Any, ks: Sequence[int] | None = None, *, level: float = 0.95, draws: int = 10_000, seed: int = 0
+    correct: ArrayLike, ks: Sequence[int] | None = None, *, level: float = 0.95, draws: int = 10_000, seed: int = 0
 ) -> dict[int, Estimate]:
     """pass@k of a matrix of verdicts [P problems, n samples], by k, with percentile bootstrap intervals over problems.
 

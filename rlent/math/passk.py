@@ -8,15 +8,14 @@ gives values per problem and leaves the mean to the caller. Majority votes are i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Shaped
 
 from rlent.errors import UsageError
 
-Array = np.ndarray[Any, np.dtype[Any]]
-Numbers = int | float | np.number[Any] | Sequence[Any] | Array
+Array = Shaped[np.ndarray, "..."]
+Numbers = int | float | np.generic | Sequence[object] | Array
 
 
 def check_counts(n: Numbers, c: Numbers, k: int) -> tuple[Array, Array]:
