@@ -5,13 +5,20 @@ Seat:   control, of the coefficient of an entropy bonus.
 Checked against: an independent transcription of TRL's update, in the test.
 """
 
-from typing import Any
+from typing import TypedDict
 
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rlent.math.masked import masked_mean
 from rlent.options import NonNegative
+
+
+class State(TypedDict):
+    """What `EntropyFloor` remembers: the coefficient, and the entropy of the update before (nats)."""
+
+    coef: float
+    last: float | None
 
 
 class EntropyFloor:
@@ -37,8 +44,8 @@ class EntropyFloor:
         self.coef = min(max(self.coef + step, self.low), self.high)
         return price
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         return {"coef": self.coef, "last": self.last}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         self.coef, self.last = state["coef"], state["last"]

@@ -5,7 +5,7 @@ Seat:  control, of the coefficient of the reference divergence.
 Checked against: an independent transcription of verl's `AdaptiveKLController`, in the test.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -46,8 +46,8 @@ class AdaptiveKL:
         self.coef *= 1.0 + error * len(mask) / self.horizon
         return self.coef
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, float | int]:
         return {"coef": self.coef}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, float | int]) -> None:
         self.coef = state["coef"]

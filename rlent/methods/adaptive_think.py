@@ -10,10 +10,11 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
+from torch import Tensor
 
+from rlent.math.drawing import Request, Rollouts
 from rlent.options import Count, NonNegative, PositiveCount
 
 
@@ -22,15 +23,15 @@ def threshold(alpha: float) -> float:
     return alpha / (math.e * math.log(2))
 
 
-def average_entropy(probs: Any) -> float:
+def average_entropy(probs: Sequence[float] | Tensor) -> float:
     """Mean over the candidates of -P log2 P, bits; 0 log 0 = 0."""
     p = torch.as_tensor(probs, dtype=torch.float64)
     return float(-(torch.special.xlogy(p, p) / math.log(2)).mean())
 
 
 def think(
-    requests: Sequence[Any],
-    generate: Callable[..., Any],
+    requests: Sequence[Request],
+    generate: Callable[..., Rollouts],
     encode: Callable[[str], list[int]],
     decode: Callable[[Sequence[int]], str],
     *,
@@ -43,7 +44,7 @@ def think(
     answer_tokens: PositiveCount,
     close: str,
     greedy: bool,
-) -> Any:
+) -> Rollouts:
     """Draw `step_tokens` at a time. Where a step ends (`least` characters with a `split` among them), draw `samples` short answers after
     the text and `probe`; where they agree enough, append `close` and draw the answer, `greedy` or as before.
 
@@ -54,7 +55,7 @@ def think(
     going = [i for i, r in enumerate(requests) if r.max_tokens > 0]
     ask, end = encode(probe) if probe else [], encode(close) if close else []
 
-    def on(i: int, most: int, more: Sequence[int] = (), **changes: Any) -> Any:
+    def on(i: int, most: int, more: Sequence[int] = (), **changes: object) -> Request:
         have = [*requests[i].prefix, *out.tokens[i], *more]
         return replace(requests[i], prefix=have, max_tokens=max(min(most, requests[i].max_tokens - len(out.tokens[i])), 0), **changes)
 

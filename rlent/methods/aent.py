@@ -5,8 +5,6 @@ Seats: probe (`clamped_entropy`), regularize (`negative_clamped_entropy`), contr
 Checked against: `clamped_softmax_entropy`, `aent_grpo_loss_fn` and the coefficient update of the recipe in AReaL.
 """
 
-from typing import Any
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -70,8 +68,8 @@ class EntropyBand:
             self.coef = min(max(self.coef - self.rate * outside, self.least), self.most)
         return self.coef
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, float | int]:
         return {"coef": self.coef}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, float | int]) -> None:
         self.coef = state["coef"]

@@ -9,7 +9,6 @@ No entropy bonus: right responses drawn at temperature T count with advantage 1,
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -49,10 +48,10 @@ class BangBang:
             turned[self.level] = self.last
         return turned
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, float | int]:
         return {"last": self.last}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, float | int]) -> None:
         self.last = state["last"]
 
 
@@ -103,7 +102,7 @@ def tempered_credit(
     level: float,
     cap: NonNegative,
     threshold: float,
-) -> dict[str, Any]:
+) -> dict[str, Tensor | float]:
     """DCPO: (1 - a) adv + a f on good responses, f = pi^T / pi of the token, instead of a second rollout.
 
     With a0 = min(|target - level|, cap) / share of responses with a reward above `threshold`, a = a0 / (1 + a0). Without any such

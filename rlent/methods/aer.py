@@ -5,7 +5,7 @@ Seats: shape (`difficulty`, a number per response), regularize (`weighted_entrop
 Checked against: nothing. No code was found; the paper's three components are kept, the formulas for them are ours.
 """
 
-from typing import Any
+from typing import TypedDict
 
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
@@ -23,6 +23,13 @@ def difficulty(correct: Shaped[Tensor, " N"], group: Int[Tensor, " N"], *, thres
 def weighted_entropy(entropy: Float[Tensor, "B T"], aer_difficulty: Float[Tensor, " B"]) -> Float[Tensor, "B T"]:
     """-difficulty * entropy per token (nats), to be minimised."""
     return -aer_difficulty.to(entropy.dtype)[:, None] * entropy
+
+
+class State(TypedDict):
+    """What `AdaptiveCoefficient` remembers: the coefficient, and the entropy of the first step (nats)."""
+
+    coef: float
+    first: float | None
 
 
 class AdaptiveCoefficient:
@@ -48,8 +55,8 @@ class AdaptiveCoefficient:
         self.coef = min(max(self.coef + self.gain * (self.share * self.first - mean), self.low), self.high)
         return self.coef
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         return {"coef": self.coef, "first": self.first}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         self.coef, self.first = state["coef"], state["first"]

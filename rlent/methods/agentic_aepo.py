@@ -11,12 +11,13 @@ The paper speaks of high-entropy tokens, its formula has no condition on entropy
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from rlent.math.drawing import Request, Rollouts, Turn
 from rlent.math.entropy import entropy_from_logits
 from rlent.math.group import group_mean, group_std, standardised
 from rlent.math.masked import row_mean
@@ -91,12 +92,16 @@ def budget(root_entropy: float, tool_entropies: Sequence[float], *, k: int, beta
     return k / (1 + math.exp(-beta * (root_entropy - mean)))
 
 
-def branch_probability(delta: Any, consecutive: Any, *, alpha: float, gamma: float, penalty: float) -> Any:
+def branch_probability(
+    delta: float | int | Tensor, consecutive: float | int | Tensor, *, alpha: float, gamma: float, penalty: float
+) -> Tensor:
     """P = (alpha + gamma dH) (1 - min(1, penalty l)), l the branches in a row so far; a number that is compared with tau, not clipped."""
     return (alpha + gamma * delta) * (1 - torch.as_tensor(penalty * consecutive, dtype=torch.float64).clamp(max=1.0))
 
 
-def port_value(uniform: Any, delta: Any, consecutive: Any, *, weight: float, penalty: float) -> Any:
+def port_value(
+    uniform: float | int | Tensor, delta: float | int | Tensor, consecutive: float | int | Tensor, *, weight: float, penalty: float
+) -> Tensor:
     """clip((u + w dH) max(0, 1 - penalty l), 0, 1): the port branches where it is at least its `probability`."""
     return (
         torch.as_tensor(uniform + weight * delta, dtype=torch.float64)
@@ -110,9 +115,9 @@ def port_budget(root_entropy: float, step_entropies: Sequence[float], *, n: int,
 
 
 def branch(
-    requests: Sequence[Any],
-    generate: Callable[..., Any],
-    grow: Callable[..., Any],
+    requests: Sequence[Request],
+    generate: Callable[..., Rollouts],
+    grow: Callable[..., Rollouts],
     vocab: int,
     *,
     segment: PositiveCount,
@@ -126,13 +131,13 @@ def branch(
     probability: Share,
     penalty: NonNegative,
     faithful: Literal["paper", "released"],
-) -> Any:
+) -> Rollouts:
     """Some responses of a group from the prompt, as many as the entropy of a first one asks for, and the others as its branches.
 
     A turn is `segment` tokens. Entropies are means of a turn's first tokens over ln V. The first response is drawn to its end
     before the tree, and again in it, with the same draws.
     """
-    groups: dict[Any, list[int]] = {}
+    groups: dict[tuple[int, ...], list[int]] = {}
     for i, request in enumerate(requests):
         groups.setdefault(request.key[:-1], []).append(i)
     heads = [rows[0] for rows in groups.values()]
@@ -147,7 +152,7 @@ def branch(
         else:
             initial[key] = min(max(round(budget(root, turns, k=len(rows), beta=beta)), 1), len(rows))
 
-    def decide(turn: Any) -> bool:
+    def decide(turn: Turn) -> bool:
         level = _mean(turn.notes["entropy"][:first_tokens]) / scale
         delta = level - turn.path.setdefault("initial", level)
         count = turn.path.get("consecutive", 0)

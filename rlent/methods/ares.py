@@ -6,8 +6,8 @@ Checked against: the authors' `vllm_rollout_spmd.py`, `ray_trainer.py`, `dp_acto
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -104,6 +104,33 @@ def entropy_score(
 # ---- controllers --------------------------------------------------------------------------------------------------------
 
 
+class HierarchyState(TypedDict):
+    """What `Hierarchy` remembers from step to step."""
+
+    alpha: dict[str, float]
+    target: dict[str, int]
+    threshold: float
+    fresh: bool
+
+
+class Levels(TypedDict):
+    """What a step has led to: difficulty by group, target and price by difficulty, and the threshold of a window (nats)."""
+
+    difficulty: dict[Hashable, str]
+    target: dict[str, int]
+    alpha: dict[str, float]
+    threshold: float
+
+
+class PricesState(TypedDict):
+    """What `KLPrices` remembers from update to update, by difficulty."""
+
+    beta: dict[str, float]
+    kl: dict[str, float | None]
+    error: dict[str, float]
+    calls: int
+
+
 class Hierarchy:
     """Difficulty of each group, and by difficulty the target count, the price alpha, and the threshold of a window (nats).
 
@@ -131,10 +158,10 @@ class Hierarchy:
         self.fresh = True
 
     def follow(
-        self, group: Sequence[Any], accuracy: Sequence[float | int], count: Sequence[float | int], thresholds: Sequence[float | int]
-    ) -> dict[str, Any]:
+        self, group: Sequence[Hashable], accuracy: Sequence[float | int], count: Sequence[float | int], thresholds: Sequence[float | int]
+    ) -> Levels:
         """Take up one step's rows; what it has led to."""
-        rows: dict[Any, list[int]] = {}
+        rows: dict[Hashable, list[int]] = {}
         for i, g in enumerate(group):
             rows.setdefault(g, []).append(i)
         difficulty = {g: self.bucket(sum(accuracy[i] for i in at) / len(at)) for g, at in rows.items()}
@@ -155,10 +182,10 @@ class Hierarchy:
         """easy, medium or hard."""
         return "easy" if accuracy >= self.easy_min else "medium" if accuracy >= self.medium_min else "hard"
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> HierarchyState:
         return {"alpha": dict(self.alpha), "target": dict(self.target), "threshold": self.threshold, "fresh": self.fresh}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: HierarchyState) -> None:
         self.alpha, self.target = dict(state["alpha"]), dict(state["target"])
         self.threshold, self.fresh = state["threshold"], state["fresh"]
 
@@ -209,10 +236,10 @@ class KLPrices:
         step = self.rate * min(max(self.error[bucket], -self.clip), self.clip)
         self.beta[bucket] = min(max(math.exp(math.log(self.beta[bucket]) + step), self.low), self.high)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> PricesState:
         return {"beta": dict(self.beta), "kl": dict(self.kl), "error": dict(self.error), "calls": self.calls}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: PricesState) -> None:
         self.beta, self.kl, self.error, self.calls = dict(state["beta"]), dict(state["kl"]), dict(state["error"]), state["calls"]
 
 
@@ -282,10 +309,10 @@ class WindowReward:
             "cost": torch.tensor([float(f["soft_cost"]) for f in found]),
         }
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> HierarchyState:
         return self.state.state_dict()
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: HierarchyState) -> None:
         self.state.load_state_dict(state)
 
 
@@ -329,10 +356,10 @@ class DifficultyKL:
         easy = (ares_bucket == 0) & ~correct.bool() & (ares_cost >= self.relax_cost)
         return {"price": torch.where(easy, price * self.relax, price)}
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> PricesState:
         return self.prices.state_dict()
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: PricesState) -> None:
         self.prices.load_state_dict(state)
 
 

@@ -8,29 +8,29 @@ Checked against: the authors' `_calc_entropy` and the test in `generate_sequence
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rlent.math.drawing import Request, Rollouts, Turn
 from rlent.math.entropy import top_entropy
 from rlent.options import PositiveCount, Share
 
 
-def turn_entropy(entropies: Any, vocab: int, first_tokens: int) -> Any:
+def turn_entropy(entropies: Sequence[float], vocab: int, first_tokens: int) -> float:
     """U: the SUM of the truncated entropies of a turn's first tokens, over ln V. It can exceed 1."""
     return sum(entropies[:first_tokens]) / max(math.log(vocab), 1e-9)
 
 
-def branch_value(uniform: Any, delta: Any, weight: float) -> Any:
+def branch_value(uniform: float | int | Tensor, delta: float | int | Tensor, weight: float) -> Tensor:
     """clip(u - w dU, 0, 1); a rollout branches where this is at most p_b."""
     return torch.as_tensor(uniform - weight * delta, dtype=torch.float64).clamp(0.0, 1.0)
 
 
 def branch(
-    requests: Sequence[Any],
-    grow: Callable[..., Any],
+    requests: Sequence[Request],
+    grow: Callable[..., Rollouts],
     vocab: int,
     *,
     initial: PositiveCount,
@@ -40,10 +40,10 @@ def branch(
     probability: Share,
     top_k: PositiveCount,
     first_tokens: PositiveCount,
-) -> Any:
+) -> Rollouts:
     """`initial` responses of a group from the prompt; after each turn of `segment` tokens, each may branch until the group is full."""
 
-    def decide(turn: Any) -> bool:
+    def decide(turn: Turn) -> bool:
         level = turn_entropy(turn.notes["top"], vocab, first_tokens)
         delta = level - turn.path.setdefault("initial", level)
         return bool(branch_value(turn.u, delta, weight) <= probability)

@@ -9,11 +9,11 @@ Checked against: nothing. The paper routes by a probe on the hidden state of the
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
+from rlent.math.drawing import Request, Rollouts
 from rlent.math.entropy import entropy_from_logits
 from rlent.options import NonNegative, PositiveCount, Share
 
@@ -28,8 +28,8 @@ def kind(agreement: float, entropy: float, *, agree_normal: float, agree_hard: f
 
 
 def route(
-    requests: Sequence[Any],
-    generate: Callable[..., Any],
+    requests: Sequence[Request],
+    generate: Callable[..., Rollouts],
     decode: Callable[[Sequence[int]], str],
     *,
     pilots: PositiveCount,
@@ -42,9 +42,9 @@ def route(
     easy_budget: Share,
     normal_budget: Share,
     hard_budget: Share,
-) -> Any:
+) -> Rollouts:
     """Draw `pilots` responses to each problem, sort it, and draw its responses at the temperature and share of the budget of its kind."""
-    groups: dict[Any, list[int]] = {}
+    groups: dict[tuple[int, ...], list[int]] = {}
     for i, request in enumerate(requests):
         groups.setdefault(request.key[:-1], []).append(i)
     asked = [replace(requests[rows[0]], key=(*requests[rows[0]].key[:-1], 0, p)) for rows in groups.values() for p in range(pilots)]

@@ -8,7 +8,7 @@ Checked against: the authors' `get_empo_math_reward` and `get_semantic_ids_by_ru
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ def meaning(
     low: float | None,
     high: float | None,
     least: Share | None,
-) -> dict[str, Any]:
+) -> dict[str, Tensor]:
     """Share of the group whose answer means the same, per response.
 
     trl    0 without an answer; 0 for all when every answer of the group is different.
@@ -73,7 +73,7 @@ def free_form(
     empty: float,
     copied: Share,
     least: Share,
-) -> dict[str, Any]:
+) -> dict[str, Tensor]:
     """Free-form answers, by the first rule that applies.
 
     No answer: `empty`. Copied from the question (a substring, or a longest common subsequence of words that is more than `copied` of the

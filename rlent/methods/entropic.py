@@ -7,7 +7,6 @@ Checked against: the authors' `update_policy` and `compute_policy_loss_entropic`
 """
 
 import math
-from typing import Any
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -77,8 +76,8 @@ class EntropyPI:
             self.integral += error * (rows / of)
         return {"coef": coef, "integral": before}
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, float | int]:
         return {"integral": self.integral}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, float | int]) -> None:
         self.integral = state["integral"]

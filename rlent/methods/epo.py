@@ -9,7 +9,7 @@ The charge as released is piecewise constant: it has no gradient, and what train
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -47,10 +47,10 @@ class EntropyHistory:
             "phase": rows * (phase_weight(step - 1, self.epochs) if self.phases else 1.0),
         }
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, list[list[float]]]:
         return {"history": [list(s) for s in self.history]}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, list[list[float]]]) -> None:
         self.history = [list(s) for s in state["history"]]
 
 

@@ -6,15 +6,20 @@ Checked against: the authors' `normalize_score` and `calculate_step_score`.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import overload
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
+from numpy.typing import NDArray
 from torch import Tensor
 
 
-def soft_value(share: Any, eta: float) -> Any:
+@overload
+def soft_value(share: float, eta: float) -> float: ...
+@overload
+def soft_value(share: NDArray[np.float64], eta: float) -> NDArray[np.float64]: ...
+def soft_value(share: float | int | NDArray[np.float64], eta: float) -> float | int | NDArray[np.float64]:
     """|log(1 - p + p e^eta) / eta|, p being the share that ends right, a number or an array: p itself for eta -> 0, 1 for eta -> inf if p > 0."""
     if eta == 0:
         return share

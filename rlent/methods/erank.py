@@ -10,7 +10,7 @@ The states are those that predict the response's tokens; the authors take those 
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,6 +20,21 @@ from rlent.math.group import standardised
 from rlent.options import AboveOne, NonNegative, Positive, PositiveCount, Share
 
 METRICS = ("er", "erv", "era")
+
+
+class Credit(TypedDict):
+    """What `rank_shaped` finds: advantages [N, T], the bonus of each row [N], and the means moved by the batch's."""
+
+    adv: Tensor
+    aux: Tensor
+    ema_after: dict[str, float]
+
+
+class Means(TypedDict):
+    """What `RankShaped` remembers: the moving means of the metrics and of the reward; None before the first step."""
+
+    means: dict[str, float] | None
+    reward: float | None
 
 
 def effective_rank(
@@ -79,7 +94,7 @@ def rank_shaped(
     placement: Literal["last_token", "all_tokens"],
     epsilon: float,
     degenerate: Literal["reference", "zero"] = "reference",
-) -> dict[str, Any]:
+) -> Credit:
     """A + min(relu(aux), |A| / kappa), with A the GRPO advantage and aux the bonus of each row, against moving means of the metrics.
 
     dev_X = clip((X - e_X) / (|e_X| + 1e-8), -5, 5); w = sigmoid(gain dev_era); aux = aux_weight (w tanh(dev_er) + (1 - w) tanh(dev_erv)).
@@ -166,8 +181,8 @@ class RankShaped:
         self.reward = now if self.reward is None else (1 - self.ema_alpha) * self.reward + self.ema_alpha * now
         return {"adv": found["adv"], "aux": found["aux"]}
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> Means:
         return {"means": self.means, "reward": self.reward}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Means) -> None:
         self.means, self.reward = state["means"], state["reward"]

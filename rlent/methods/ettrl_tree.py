@@ -7,11 +7,11 @@ Checked against: the paper's formula for the budget; no code was found.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
+from rlent.math.drawing import Request, Rollouts
 from rlent.math.entropy import entropy_from_logits
 from rlent.options import PositiveCount
 
@@ -21,7 +21,9 @@ def fork_points(entropy: Sequence[float], count: int) -> list[int]:
     return sorted(sorted(range(len(entropy)), key=lambda t: (-entropy[t], t))[:count])
 
 
-def entropy_forks(requests: Sequence[Any], generate: Callable[..., Any], *, forks: PositiveCount, branches: PositiveCount) -> Any:
+def entropy_forks(
+    requests: Sequence[Request], generate: Callable[..., Rollouts], *, forks: PositiveCount, branches: PositiveCount
+) -> Rollouts:
     """Of a group of n, ceil(n / (1 + forks branches)) responses are drawn whole; the others branch off them.
 
     A branch keeps what comes before one of its parent's `forks` tokens of the highest entropy (exact, nats), and draws that token and the
@@ -32,7 +34,7 @@ def entropy_forks(requests: Sequence[Any], generate: Callable[..., Any], *, fork
     def measure(logits: Float[Tensor, "n V"]) -> dict[str, Tensor]:
         return {"level": entropy_from_logits(logits)}
 
-    groups: dict[Any, list[int]] = {}
+    groups: dict[tuple[int, ...], list[int]] = {}
     for i, request in enumerate(requests):
         groups.setdefault(request.key[:-1], []).append(i)
     size = 1 + forks * branches

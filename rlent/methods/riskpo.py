@@ -10,7 +10,7 @@ against its own. Here they are tracked; `source: batch` is what was released.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import torch
 from jaxtyping import Float, Int
@@ -20,6 +20,13 @@ from rlent.options import NonNegative, Positive, PositiveCount, Share
 
 LEVELS = tuple(round(0.05 * i, 2) for i in range(1, 20))
 """The quantile levels that are tracked."""
+
+
+class Risk(TypedDict):
+    """What `bundle_risk` finds: advantages [N], and the papers' scores of each bundle."""
+
+    adv: Tensor
+    scores: list[Tensor]
 
 
 def bundle_risk(
@@ -42,7 +49,7 @@ def bundle_risk(
     norm_by_std: bool,
     guard: bool = False,
     epsilon: float,
-) -> dict[str, Any]:
+) -> Risk:
     """`adv` [N], and `scores`: the papers' scores of each bundle. Responses beyond the smallest prompt's number get 0.
 
     With l and h the lower and upper quantile of scores S: RV = ((S-l)+ - (S-h)+ [+ l - h if natural_baseline]) / (up - down + epsilon).
@@ -159,8 +166,8 @@ class BundledRisk:
         self.q = moved(self.q, torch.cat(found["scores"]), self.rate)
         return {"adv": found["adv"].to(reward.dtype), "bundle": bundle}
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, list[float] | None]:
         return {"q": None if self.q is None else self.q.tolist()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, list[float] | None]) -> None:
         self.q = None if state["q"] is None else torch.tensor(state["q"], dtype=torch.float64)

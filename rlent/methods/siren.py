@@ -6,8 +6,6 @@ Checked against: the authors' `efficient_top_p_sampling`, `mask_by_quantile` and
        part's mean; here the mean is of the whole minibatch.
 """
 
-from typing import Any
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -65,8 +63,8 @@ class PeakAnchor:
             self.anchor = float(peak_mean(old_nucleus_entropy, mask, self.quantile))
         return self.anchor
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, float | int | None]:
         return {"anchor": self.anchor}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, float | int | None]) -> None:
         self.anchor = state["anchor"]

@@ -10,23 +10,30 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import overload
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from rlent.math.drawing import Request, Rollouts
 from rlent.math.entropy import entropy_from_logits
 from rlent.options import Count, NonNegative
 
 
-def zone(position: Any, mean: Sequence[float], std: Sequence[float], band: float) -> tuple[Any, Any]:
+@overload
+def zone(position: float, mean: Sequence[float], std: Sequence[float], band: float) -> tuple[float, float]: ...
+@overload
+def zone(position: Tensor, mean: Sequence[float], std: Sequence[float], band: float) -> tuple[Tensor, Tensor]: ...
+def zone(
+    position: float | int | Tensor, mean: Sequence[float], std: Sequence[float], band: float
+) -> tuple[float | int | Tensor, float | int | Tensor]:
     """Lower and upper bound of the entropy (nats) at a position: mu(i) -+ b sigma(i), polynomials, highest power first."""
     mu, sigma = _polynomial(mean, position), _polynomial(std, position)
     return mu - band * sigma, mu + band * sigma
 
 
-def _polynomial(coefficients: Sequence[float], x: Any) -> Any:
+def _polynomial(coefficients: Sequence[float], x: float | int | Tensor) -> float | int | Tensor:
     total = 0.0 * x
     for c in coefficients:
         total = total * x + c
@@ -51,8 +58,8 @@ def sample_above(
 
 
 def step_back(
-    requests: Sequence[Any],
-    generate: Callable[..., Any],
+    requests: Sequence[Request],
+    generate: Callable[..., Rollouts],
     *,
     mean: Sequence[float],
     std: Sequence[float],
@@ -62,7 +69,7 @@ def step_back(
     upper: bool,
     lower: bool,
     backoffs: Count,
-) -> Any:
+) -> Rollouts:
     """Greedy decoding that goes back when the entropy has been below the zone for more than `patience` tokens.
 
     It then takes, at the oldest position kept, the token one rank lower, up to `backoffs` times in a response. `upper` as in
@@ -129,7 +136,7 @@ class _Path:
 
     def __init__(
         self,
-        request: Any,
+        request: Request,
         bounds: Callable[[int], tuple[float, float]],
         patience: int,
         greedy_until: int,

@@ -8,25 +8,26 @@ Checked against: nothing; the procedure is the paper's, the forms of its thresho
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from rlent.math.drawing import Request, Rollouts
 from rlent.math.entropy import top_entropy
 from rlent.options import NonNegative, PositiveCount
 
 
 def in_rounds(
-    requests: Sequence[Any],
-    generate: Callable[..., Any],
+    requests: Sequence[Request],
+    generate: Callable[..., Rollouts],
     encode: Callable[[str], list[int]],
     *,
     rounds: PositiveCount,
     tau: NonNegative,
     top_k: PositiveCount,
     again: str | None,
-) -> Any:
+) -> Rollouts:
     """E, the mean over a response's tokens of the entropy of the `top_k` most likely, decides: E < tau is accepted, else all rounds are run.
 
     With a text `again`, each round reads the rounds before it, and the last one counts; its context is what it read. Without, a round
@@ -46,7 +47,7 @@ def in_rounds(
         for i in unsure:
             if again is not None:
                 said = [t for t in out.tokens[i] if t not in requests[i].stop]
-                contexts[i] = [*contexts[i], *requests[i].prefix * (r == 2), *said, *encode(again)]
+                contexts[i] = [*contexts[i], *(requests[i].prefix if r == 2 else ()), *said, *encode(again)]
             asked.append(replace(requests[i], prompt=contexts[i], key=(*requests[i].key, r)))
             if again is not None:
                 asked[-1] = replace(asked[-1], prefix=[])

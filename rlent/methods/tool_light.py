@@ -8,11 +8,11 @@ Checked against: the authors' `calculate_sequence_entropy` and `select_rollout_p
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
+from rlent.math.drawing import Request, Rollouts
 from rlent.math.entropy import top_entropy
 from rlent.options import Count, PositiveCount
 
@@ -30,19 +30,19 @@ def largest(values: Sequence[float], count: int) -> list[int]:
 
 
 def branch_main_chain(
-    requests: Sequence[Any],
-    generate: Callable[..., Any],
+    requests: Sequence[Request],
+    generate: Callable[..., Rollouts],
     *,
     segment: PositiveCount,
     prefix_lengths: Sequence[int],
     top_k: PositiveCount,
     branch_steps: Count,
     branches: Count,
-) -> Any:
+) -> Rollouts:
     """The first response of a group is the chain; the next ones continue it from the starts of its `branch_steps` steps of largest
     entropy, `branches` from each; the others are drawn from the prompt.
     """
-    groups: dict[Any, list[int]] = {}
+    groups: dict[tuple[int, ...], list[int]] = {}
     for i, request in enumerate(requests):
         groups.setdefault(request.key[:-1], []).append(i)
 

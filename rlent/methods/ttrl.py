@@ -7,7 +7,7 @@ Checked against: the authors' `test_time_train_metrics`.
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Int
@@ -23,7 +23,7 @@ def majority_label(
     sample: Int[Tensor, " N"],
     *,
     vote_by: Literal["string", "equivalence"],
-) -> dict[str, Any]:
+) -> dict[str, Tensor | list[str | None]]:
     """1 for a response whose answer the grader takes for the label, else 0.
 
     The label is the most frequent answer of the group, by its text or up to equality; of equally frequent ones the first seen. Without
