@@ -45,7 +45,7 @@ class TrajectoryBuffer:
     def recalibrates(self) -> bool:
         return not 0 < self.decay <= 1
 
-    def add(self, step: int, reward: Sequence[float], tool_call: Sequence[bool], data: Sequence[Any] | None = None) -> JsonObject:
+    def add(self, step: int, reward: Sequence[float], tool_call: Sequence[bool], data: Sequence[JsonObject] | None = None) -> JsonObject:
         """One step's responses, group by group. What is stored afterwards."""
         for start in range(0, len(reward), self.group_size):
             group = np.asarray(reward[start : start + self.group_size], dtype=np.float64)

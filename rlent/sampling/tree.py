@@ -11,26 +11,28 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rlent.types import JsonObject, Request, Rollouts
+from torch import Tensor
+
+from rlent.types import Request, Rollouts
 
 
 @dataclass(slots=True)
 class Turn:
     """What a method decides on: the turn that a rollout has just drawn.
 
-    `notes` are what `measure` said of the turn's tokens. `u` is uniform in [0, 1). `path` is the rollout's own memory, copied into
+    `notes` are what `measure` said of the turn's tokens. `u` is uniform in [0, 1). `path` are numbers that the rollout remembers, copied into
     its branches.
     """
 
     notes: Mapping[str, list[Any]]
     u: float
-    path: JsonObject
+    path: dict[str, float]
 
 
 @dataclass(slots=True)
 class _Rollout:
     row: int
-    path: JsonObject = field(default_factory=dict)
+    path: dict[str, float] = field(default_factory=dict)
 
 
 def grow(
@@ -40,7 +42,7 @@ def grow(
     *,
     initial: int | Mapping[tuple[int, ...], int],
     segment: int,
-    measure: Callable[..., Any],
+    measure: Callable[[Tensor], Mapping[str, Tensor]],
     decide: Callable[[Turn], bool],
     beam: int = 2,
 ) -> Rollouts:
@@ -94,7 +96,7 @@ def grow(
     return out
 
 
-def _goes_on(request: Request, out: Rollouts, row: int, told: Mapping[str, list[Any]], segment: int) -> bool:
+def _goes_on(request: Request, out: Rollouts, row: int, told: Mapping[str, Sequence[object]], segment: int) -> bool:
     """Whether a rollout has more turns: it has not stopped, has tokens left, and the model has positions left."""
     drew = len(next(iter(told.values()), []))
     left = request.max_tokens - len(out.tokens[row])
