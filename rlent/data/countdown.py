@@ -16,7 +16,6 @@ import random
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import cached_property, lru_cache
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -29,7 +28,7 @@ from rlent.data.templates import check_template
 from rlent.errors import DataError
 from rlent.math import noise
 from rlent.options import Count, PositiveCount
-from rlent.types import Problem
+from rlent.types import Grader, Problem, Tokenizer
 
 HELD_OUT_SHARE = 0.1
 """Share of all countdown problems that training never sees."""
@@ -186,7 +185,7 @@ class CountdownData:
         held_out_size: Count = 64,
         seed: int = 0,
         template: str = "none",
-        grader: Any = None,
+        grader: Grader | None = None,
     ) -> None:
         self.sizes = tuple(numbers) if numbers else (3, 4)
         self.largest, self.max_target = largest, max_target
@@ -205,7 +204,7 @@ class CountdownData:
     def held_out(self) -> Problems:
         return self._file.held_out if self._file else self._make("held_out", self.held_out_size)
 
-    def examine(self, tokenizer: Any = None, room: int | None = None) -> Findings | None:
+    def examine(self, tokenizer: Tokenizer | None = None, room: int | None = None) -> Findings | None:
         """What is found in the problems of a file; None for generated problems, which are all different and have no gold."""
         return self._file.examine(tokenizer, room) if self._file else None
 

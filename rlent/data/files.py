@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from rlent.data.load import load_file, load_hub
 from rlent.data.problems import Problems
@@ -43,8 +42,8 @@ class HubData(LoadedData):
     split: str = "train"
     revision: str | None = None
     held_out_split: str | None = None
-    protocol: Mapping[str, Any] | None = None
-    card: Mapping[str, Any] | None = None
+    protocol: Mapping[str, object] | None = None
+    card: Mapping[str, object] | None = None
 
     def _from_hub(self, split: str, limit: int | None) -> Problems:
         if not self.name:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sized
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from rlent.data.overlap import agree, groups, key, overlap
 from rlent.data.problems import Problems
 from rlent.data.templates import encode_prompt
+from rlent.types import Grader, JsonObject, Tokenizer
 
 _SHOWN = 3
 
@@ -17,7 +18,7 @@ class Source(Protocol):
     """What is looked at: see `rlent.data.source.LoadedData`."""
 
     template: str
-    grader: Any
+    grader: Grader | None
     decontaminate: bool
 
     @property
@@ -84,16 +85,15 @@ class Findings:
     def _done(self, what: str, advice: str) -> str:
         return " (left out)" if self.left_out.get(what) else f"; {advice}"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         return asdict(self)
 
 
-def examine(source: Source, tokenizer: Any, limit: int | None) -> Findings:
+def examine(source: Source, tokenizer: Tokenizer | None, limit: int | None) -> Findings:
     """Look at all problems of a source; see `Findings`. Lengths are counted only with a tokenizer and a limit (tokens)."""
     problems, separate = source.all, source.separate
     same = [group for group in groups(problems) if len(group) > 1]
     shared = overlap(source.candidates, source.tests) if source.use == "train" else {}
-    counted = tokenizer is not None
     return Findings(
         name=problems.name,
         problems=len(problems),
@@ -103,8 +103,8 @@ def examine(source: Source, tokenizer: Any, limit: int | None) -> Findings:
         conflicts=[[p.id for p in group] for group in same if not agree(group)],
         also_held_out=[] if separate is None else _also_in(problems, separate),
         shared=shared,
-        too_long=too_long(problems, tokenizer, source.template, limit) if counted and limit else [],
-        max_prompt=limit if counted else None,
+        too_long=too_long(problems, tokenizer, source.template, limit) if tokenizer is not None and limit else [],
+        max_prompt=None if tokenizer is None else limit,
         left_out={"repeats": source.duplicates == "drop", "shared": source.decontaminate, "too_long": source.long_prompts == "drop"},
     )
 
@@ -115,14 +115,14 @@ def _also_in(problems: Problems, others: Problems) -> list[str]:
     return overlap(problems, keys).get(others.name, [])
 
 
-def _bad_golds(grader: Any, problems: Problems) -> dict[str, object]:
+def _bad_golds(grader: object, problems: Problems) -> dict[str, object]:
     if not hasattr(grader, "check_golds"):
         return {}
     bad = set(grader.check_golds(problems))
     return {p.id: p.gold for p in problems if p.id in bad}
 
 
-def too_long(problems: Problems, tokenizer: Any, template: str, limit: int) -> list[str]:
+def too_long(problems: Problems, tokenizer: Tokenizer, template: str, limit: int) -> list[str]:
     """Ids of problems whose rendered prompt has more than `limit` tokens.
 
     A token is at least one byte, so a text of fewer bytes than tokens that are left beside the template is not even cut into tokens.

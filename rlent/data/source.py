@@ -19,6 +19,7 @@ from rlent.data.templates import TEMPLATES
 from rlent.errors import DataError
 from rlent.math import noise
 from rlent.options import Count, PositiveCount
+from rlent.types import Grader, Tokenizer
 
 _HELD_OUT_SHARE = 10
 
@@ -64,7 +65,7 @@ class LoadedData:
     bad_golds: Literal["report", "stop"] = "report"
     seed: int = 0
     template: str = "none"
-    grader: Any = None
+    grader: Grader | None = None
 
     def __post_init__(self) -> None:
         self.grader = for_template(self.template, self.grader)
@@ -139,7 +140,7 @@ class LoadedData:
             raise DataError(f"{left.name}: data.decontaminate and data.long_prompts leave no problem to train on")
         return left
 
-    def examine(self, tokenizer: Any = None, room: int | None = None) -> Findings:
+    def examine(self, tokenizer: Tokenizer | None = None, room: int | None = None) -> Findings:
         """Look at every problem once: golds against themselves, duplicates, overlap with test sets, and prompts of more than
         `data.max_prompt` (or else `room`) tokens.
         """

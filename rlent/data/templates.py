@@ -12,10 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from rlent.errors import DataError, did_you_mean
-from rlent.types import Problem
+from rlent.types import Problem, Tokenizer
 
 SLOT = "{problem}"
 
@@ -142,7 +141,7 @@ def _conversation(template: Template, problem: Problem) -> Sequence[Mapping[str,
     return template.messages(problem.prompt)
 
 
-def render(template: str, problem: Problem, tokenizer: Any) -> str:
+def render(template: str, problem: Problem, tokenizer: Tokenizer) -> str:
     """The text of the prompt.
 
     A conversation goes through the tokenizer's chat template, with the opening of the model's turn; without a chat template its
@@ -161,7 +160,7 @@ def render(template: str, problem: Problem, tokenizer: Any) -> str:
     return "\n\n".join(str(m["content"]) for m in messages)
 
 
-def encode_prompt(tokenizer: Any, problem: Problem, template: str = "none") -> list[int]:
+def encode_prompt(tokenizer: Tokenizer, problem: Problem, template: str = "none") -> list[int]:
     """Token ids of the prompt. Special tokens come from the chat template where one was applied, else from the tokenizer's own rule.
 
     Raises:
