@@ -8,14 +8,17 @@ Checked against: the authors' `_calc_entropy` and the test in `generate_sequence
 
 import math
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rlent.math.drawing import Request, Rollouts, Turn
+from rlent.math.drawing import Request, Turn
 from rlent.math.entropy import top_entropy
 from rlent.options import PositiveCount, Share
+
+Grown = TypeVar("Grown")
 
 
 def turn_entropy(entropies: Sequence[float], vocab: int, first_tokens: int) -> float:
@@ -30,7 +33,7 @@ def branch_value(uniform: float | int | Tensor, delta: float | int | Tensor, wei
 
 def branch(
     requests: Sequence[Request],
-    grow: Callable[..., Rollouts],
+    grow: Callable[..., Grown],
     vocab: int,
     *,
     initial: PositiveCount,
@@ -40,7 +43,7 @@ def branch(
     probability: Share,
     top_k: PositiveCount,
     first_tokens: PositiveCount,
-) -> Rollouts:
+) -> Grown:
     """`initial` responses of a group from the prompt; after each turn of `segment` tokens, each may branch until the group is full."""
 
     def decide(turn: Turn) -> bool:
