@@ -1,7 +1,9 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from rlent.methods.think_just_enough import tau_of
+from rlent.methods.think_just_enough import in_rounds, tau_of
 
 
 def taus(entropy, correct, how):
@@ -29,3 +31,10 @@ def test_the_wider_gaussian_pushes_the_crossing_away():
 
 def test_too_few_of_a_kind_say_nothing():
     assert taus([0.1, 0.2, 0.3], [True, True, False], "bayes") is None
+
+
+def test_the_level_of_a_response_is_the_mean_over_its_tokens_and_0_without_any():
+    drawn = SimpleNamespace(notes={"top": [[0.2, 0.4], [0.9], []]}, tokens=[[1, 2], [3], []])
+    requests = [SimpleNamespace(prompt=[7], stop=(), prefix=[])] * 3
+    found = in_rounds(requests, lambda *_: drawn, list, rounds=1, tau=0.5, top_k=20, again=None)
+    assert found.counts["entropy"] == pytest.approx([0.3, 0.9, 0.0])
