@@ -28,7 +28,7 @@ from rlent.types import Batch, JsonObject
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-TEMPLATE = Path(__file__).parent.parent / "assets" / "inspect.html"
+TEMPLATE = Path(__file__).parent / "inspect.html"
 SELECTED, CLIPPED, REWEIGHTED, DIFFERS = 1, 2, 4, 8
 ROWS = 32
 
