@@ -60,8 +60,8 @@ class Shown:
 
     @property
     def card(self) -> dict[str, object]:
-        """The card, without what `rlent verify` reads."""
-        return {k: v for k, v in (self.recipe.config.get("card") or {}).items() if k != "golden"}
+        """The card, without what `rlent verify` and the tests read."""
+        return {k: v for k, v in (self.recipe.config.get("card") or {}).items() if k not in ("golden", "claims")}
 
     def to_dict(self) -> dict[str, object]:
         return {
@@ -75,7 +75,7 @@ class Shown:
         }
 
     def lines(self) -> list[str]:
-        lines = [*self.about.splitlines(), *(f"  {key}: {value}" for key, value in self.card.items())]
+        lines = [*self.about.splitlines(), *(f"  {key}: {_words(value)}" for key, value in self.card.items())]
         lines += [f"  recipe file: {self.file}"] if self.file else []
         for place in self.places:
             lines += ["", f"{place.path}: {place.function}", f"    module file: {place.module}", f"    option file: {place.options}"]
@@ -99,6 +99,10 @@ def _place(node: Node, recipe: Recipe, config_dirs: Sequence[str]) -> Place:
         options=_near(files[0]) if files else source or "set by an override",
         doc=(fn.__doc__ or "").strip(),
     )
+
+
+def _words(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _near(path: Path) -> str:
