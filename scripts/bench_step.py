@@ -109,7 +109,7 @@ def measure(given: argparse.Namespace, trl_python: str | None, model: str | None
 
 RATE = """
 import time, torch
-from rlent.math.products import linear
+from rlent.policy.cpu.products import linear
 a, b, rates = torch.randn(1024, 1024), torch.randn(1024, 1024), []
 for product in (torch.matmul, linear):
     times = []

@@ -77,8 +77,8 @@ def test_the_host_waits_as_often_as_the_plan_needs(tmp_path: Path, monkeypatch: 
         waits.clear()
         parts.clear()
         assert commands.train(["trainer.steps=4"], resume=str(run)) == 0
-    step = {k: n for k, n in waits.items() if k[1].startswith("rlent/") and not k[1].startswith(("rlent/engine/", "rlent/checkpoint"))}
-    updates, checks = 3 * 2, {"forward.py": 1, "packing.py": 1, "policy.py": 2}  # of the model, when it is wrapped
+    step = {k: n for k, n in waits.items() if k[1].startswith("rlent/") and not k[1].startswith(("rlent/engine/", "rlent/policy/decode", "rlent/runs/checkpoint"))}
+    updates, checks = 3 * 2, {"forward.py": 1, "packing.py": 1, "prepare.py": 2}  # of the model, when it is wrapped
     numbers = {("_local_scalar_dense", f"rlent/policy/{name}"): n for name, n in {**checks, "optim.py": updates}.items()}
     assert {k: n for k, n in step.items() if not k[0].startswith("move")} == numbers
     assert step["move to cuda", "rlent/policy/packing.py"] == len(parts)
@@ -102,7 +102,7 @@ def test_verbs_that_read_a_run_use_its_device(tmp_path: Path) -> None:
         for verb in (evaluate, replay, measure):
             waits.clear()
             assert verb() == 0
-            assert waits["move to cuda", "rlent/policy/policy.py"] > 20, verb.__name__  # the model's tensors, to begin with
+            assert waits["move to cuda", "rlent/policy/load.py"] > 20, verb.__name__  # the model's tensors, to begin with
         assert commands.inspect(str(run), ["scale=gpu"], methods="klcov", out=str(tmp_path / "page.html")) == 0
 
 
@@ -111,7 +111,7 @@ def test_the_tests_for_a_gpu_pass_here_as_far_as_they_need_no_kernels_of_one() -
     ask = [sys.executable, "-m", "pytest", "-p", "pretend", "-q", "-m", "gpu", "-k", "not vllm", "-rs", str(TESTS / "test_gpu.py")]
     done = subprocess.run(ask, env={**environment(), "PYTHONPATH": str(TESTS)}, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-4000:]
-    assert "9 passed, 4 skipped" in done.stdout, done.stdout[-1000:]  # skipped: flash attention's kernel, two devices
+    assert "7 passed, 4 skipped" in done.stdout, done.stdout[-1000:]  # skipped: flash attention's kernel, two devices
 
 
 @pytest.mark.slow

@@ -1,9 +1,8 @@
-from types import SimpleNamespace
-
 import pytest
 import torch
 
 from rlent.methods.think_just_enough import in_rounds, tau_of
+from rlent.types import Request, Rollouts
 
 
 def taus(entropy, correct, how):
@@ -34,7 +33,7 @@ def test_too_few_of_a_kind_say_nothing():
 
 
 def test_the_level_of_a_response_is_the_mean_over_its_tokens_and_0_without_any():
-    drawn = SimpleNamespace(notes={"top": [[0.2, 0.4], [0.9], []]}, tokens=[[1, 2], [3], []])
-    requests = [SimpleNamespace(prompt=[7], stop=(), prefix=[])] * 3
+    drawn = Rollouts([[1, 2], [3], []], [[0.0, 0.0], [0.0], []], ["stop"] * 3, notes={"top": [[0.2, 0.4], [0.9], []]})
+    requests = [Request([7], (i,), 4) for i in range(3)]
     found = in_rounds(requests, lambda *_: drawn, list, rounds=1, tau=0.5, top_k=20, again=None)
     assert found.counts["entropy"] == pytest.approx([0.3, 0.9, 0.0])
